@@ -1,0 +1,152 @@
+//! What the server keeps, behind one narrow trait that every database backend implements.
+//!
+//! A transaction is a closure: commit, rollback and clean-up are written once per backend, and a
+//! transaction that is forgotten half way cannot be written. Knows the protocol's values; knows
+//! neither its decisions nor any network.
+
+pub mod schema;
+pub mod sqlite;
+
+use crate::protocol::{Client, ClientId, VersionId};
+use std::fmt;
+
+/// The result of everything that touches a database.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A place where clients, versions and snapshots are kept.
+///
+/// Blocking; called from the worker threads only. Both methods run `work` at least once, and once
+/// more where the backend retries, so `work` must be repeatable.
+pub trait Storage: Send + Sync {
+    /// Runs `work` on one consistent state of the database, without hindering writers.
+    fn read(&self, work: &mut dyn FnMut(&mut dyn Reader) -> Result<()>) -> Result<()>;
+
+    /// Runs `work` in a transaction that is committed, durably, if `work` returns `Ok`; after
+    /// `Err` or a panic nothing of it remains.
+    fn transact(&self, work: &mut dyn FnMut(&mut dyn Writer) -> Result<()>) -> Result<()>;
+
+    /// Does what the database wants done between transactions, such as a checkpoint. Called by the
+    /// writer when nobody waits for the transaction before.
+    fn rest(&self) -> Result<()>;
+}
+
+/// The facts that a transaction may ask for. One round trip to the database each.
+pub trait Reader {
+    /// The client, `None` where it does not exist.
+    fn client(&mut self, client: ClientId) -> Result<Option<Client>>;
+
+    /// The client's latest version and the version that follows `parent`; `None` where the client
+    /// does not exist. A segment of more than `room` bytes is not read.
+    fn child(&mut self, client: ClientId, parent: VersionId, room: usize) -> Result<Option<Lookup>>;
+
+    /// The version that `version` follows; `None` where the client has no such version.
+    fn parent(&mut self, client: ClientId, version: VersionId) -> Result<Option<VersionId>>;
+
+    /// The held snapshot. Its bytes are not read where they are more than `room`.
+    fn snapshot(&mut self, client: ClientId, room: usize) -> Result<Option<(VersionId, Body)>>;
+}
+
+/// The changes that a transaction may make.
+pub trait Writer: Reader {
+    /// Makes a client without versions.
+    fn create_client(&mut self, client: ClientId) -> Result<()>;
+
+    /// Appends a version and makes it the latest. The client exists.
+    fn append_version(
+        &mut self,
+        client: ClientId,
+        id: VersionId,
+        parent: VersionId,
+        segment: &[u8],
+    ) -> Result<()>;
+
+    /// Replaces the held snapshot, stored at `now` seconds since 1970. The client exists.
+    fn set_snapshot(&mut self, client: ClientId, version: VersionId, now: i64, snapshot: &[u8])
+    -> Result<()>;
+}
+
+/// What a look for a child version found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lookup {
+    /// The client's latest version.
+    pub latest: VersionId,
+    /// The version that follows the given parent.
+    pub child: Option<(VersionId, Body)>,
+}
+
+/// Stored bytes, read only where there was room for them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// The bytes.
+    Bytes(Vec<u8>),
+    /// Not read: their number.
+    TooLarge(usize),
+}
+
+/// A database that did not do what was asked.
+#[derive(Clone, Debug)]
+pub struct Error {
+    /// What the failure means for the one who asked.
+    pub kind: Kind,
+    /// What failed, on what, and what to do: for the operator, never for a client.
+    pub message: String,
+}
+
+/// What a failure means for the one who asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// No space is left: reads work, writes will once there is space.
+    Full,
+    /// Another process holds the database; trying again may work.
+    Busy,
+    /// The database cannot be reached or written, for a cause outside of it: a directory that is
+    /// gone, a file system that became read-only.
+    Unavailable,
+    /// The database's content is damaged.
+    Corrupt,
+    /// The database was written by a newer version of this program.
+    Newer,
+    /// Anything else.
+    Other,
+}
+
+impl Error {
+    /// An error of this kind.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Error {
+        Error { kind, message: message.into() }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl dyn Storage + '_ {
+    /// [`Storage::read`] with a result of the closure's own.
+    pub fn reading<T>(&self, mut work: impl FnMut(&mut dyn Reader) -> Result<T>) -> Result<T> {
+        let mut result = None;
+        self.read(&mut |reader| {
+            result = Some(work(reader)?);
+            Ok(())
+        })?;
+        result.ok_or_else(not_run)
+    }
+
+    /// [`Storage::transact`] with a result of the closure's own.
+    pub fn writing<T>(&self, mut work: impl FnMut(&mut dyn Writer) -> Result<T>) -> Result<T> {
+        let mut result = None;
+        self.transact(&mut |writer| {
+            result = Some(work(writer)?);
+            Ok(())
+        })?;
+        result.ok_or_else(not_run)
+    }
+}
+
+fn not_run() -> Error {
+    Error::new(Kind::Other, "the storage did not run the transaction that it was given")
+}

@@ -1,0 +1,211 @@
+//! The one place where async meets blocking: named threads behind bounded queues.
+//!
+//! Reads run on threads of their own, so that a cold disk never holds up the network. Writes run
+//! on one thread that commits whatever is queued in one transaction: while one commit waits for
+//! the disk, the next group gathers. There is no timer, so an idle server adds no latency.
+//! Nothing is answered before the commit that contains it.
+
+use crate::protocol::{Outcome, Read, Request, VersionId, Write};
+use crate::service::{self, Policy};
+use crate::storage::{Error, Kind, Result, Storage};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+/// Jobs that may wait in each queue. Above it a caller gets [`Failure::Busy`].
+const QUEUE: usize = 4096;
+
+/// Threads that answer reads of small bodies.
+const READERS: usize = 2;
+
+/// A body of this many bytes or more is moved by itself: it would hold up those that share its
+/// transaction, and on the reading side the thread that they wait for.
+const LARGE: usize = 512 * 1024;
+
+/// Jobs that one transaction may answer. Beyond this a group's own work outweighs its saved sync.
+const GROUP: usize = 128;
+
+/// The front desk: hands requests to the threads. Cheap to clone; the threads end when the last
+/// clone is gone.
+#[derive(Clone)]
+pub struct Workers {
+    reads: Sender<Job<Read>>,
+    large_reads: Sender<Job<Read>>,
+    writes: Sender<Job<Write>>,
+}
+
+/// The threads, to be joined once every [`Workers`] is gone.
+pub struct Threads(Vec<JoinHandle<()>>);
+
+/// Why a request got no outcome.
+#[derive(Clone, Debug)]
+pub enum Failure {
+    /// The queue is full: try again later.
+    Busy,
+    /// The database failed.
+    Storage(Error),
+    /// The server is stopping.
+    Stopped,
+}
+
+struct Job<T> {
+    /// `None` asks only whether the thread is alive.
+    request: Option<T>,
+    reply: oneshot::Sender<Result<Outcome>>,
+}
+
+impl Workers {
+    /// Starts the threads.
+    pub fn start(storage: Arc<dyn Storage>, policy: Policy) -> std::io::Result<(Workers, Threads)> {
+        let (reads, read_jobs) = bounded(QUEUE);
+        let (large_reads, large_jobs) = bounded(QUEUE);
+        let (writes, write_jobs) = bounded(QUEUE);
+        let mut threads = Vec::new();
+        for n in 0..READERS {
+            threads.push(reader(format!("reader-{n}"), storage.clone(), policy, read_jobs.clone())?);
+        }
+        threads.push(reader("reader-large".to_owned(), storage.clone(), policy, large_jobs)?);
+        threads.push(spawn("writer".to_owned(), move || write_all(&*storage, &policy, &write_jobs))?);
+        Ok((Workers { reads, large_reads, writes }, Threads(threads)))
+    }
+
+    /// Answers one request. A write is durable when its outcome arrives.
+    pub async fn call(&self, request: Request) -> std::result::Result<Outcome, Failure> {
+        match request {
+            Request::Read(read) if room(&read) >= LARGE => send(&self.large_reads, Some(read)).await,
+            Request::Read(read) => send(&self.reads, Some(read)).await,
+            Request::Write(write) => send(&self.writes, Some(write)).await,
+        }
+    }
+
+    /// Asks whether the threads still answer: a real read, and a sign of life from the writer.
+    pub async fn probe(&self) -> std::result::Result<(), Failure> {
+        let client = Uuid::nil().into();
+        let parent = VersionId::NIL;
+        let read = send(&self.reads, Some(Read::GetChildVersion { client, parent, room: 0 }));
+        let (read, written) = tokio::join!(read, send(&self.writes, None));
+        read.and(written).map(|_| ())
+    }
+}
+
+impl Threads {
+    /// Waits until every queued job is answered and the threads have ended.
+    pub fn join(self) {
+        for thread in self.0 {
+            // A panic of a worker was already answered and reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn room(read: &Read) -> usize {
+    match read {
+        Read::GetChildVersion { room, .. } | Read::GetSnapshot { room, .. } => *room,
+    }
+}
+
+async fn send<T>(queue: &Sender<Job<T>>, request: Option<T>) -> std::result::Result<Outcome, Failure> {
+    let (reply, answer) = oneshot::channel();
+    match queue.try_send(Job { request, reply }) {
+        Ok(()) => {}
+        Err(TrySendError::Full(_)) => return Err(Failure::Busy),
+        Err(TrySendError::Disconnected(_)) => return Err(Failure::Stopped),
+    }
+    answer.await.map_err(|_| Failure::Stopped)?.map_err(Failure::Storage)
+}
+
+fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name).spawn(work)
+}
+
+fn reader(
+    name: String,
+    storage: Arc<dyn Storage>,
+    policy: Policy,
+    jobs: Receiver<Job<Read>>,
+) -> std::io::Result<JoinHandle<()>> {
+    spawn(name, move || {
+        for job in &jobs {
+            answer(vec![job], |batch| {
+                storage.reading(|reader| each(batch, |read| service::read(reader, &policy, read)))
+            });
+        }
+    })
+}
+
+fn write_all(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<Job<Write>>) {
+    let mut held_back = None;
+    while let Some(first) = held_back.take().or_else(|| jobs.recv().ok()) {
+        let group = gather(first, jobs, &mut held_back);
+        answer(group, |batch| {
+            storage.writing(|writer| {
+                each(batch, |write| {
+                    service::write(writer, policy, write, Uuid::now_v7().into(), unix_seconds())
+                })
+            })
+        });
+        if let Err(error) = storage.rest() {
+            log::warn!("between transactions: {error}");
+        }
+    }
+}
+
+/// The first job and what is already queued behind it. A large job is held back for a group of its own.
+fn gather(
+    first: Job<Write>,
+    jobs: &Receiver<Job<Write>>,
+    held_back: &mut Option<Job<Write>>,
+) -> Vec<Job<Write>> {
+    let alone = is_large(&first);
+    let mut group = vec![first];
+    while !alone && group.len() < GROUP {
+        match jobs.try_recv() {
+            Ok(job) if is_large(&job) => {
+                *held_back = Some(job);
+                break;
+            }
+            Ok(job) => group.push(job),
+            Err(_) => break,
+        }
+    }
+    group
+}
+
+fn is_large(job: &Job<Write>) -> bool {
+    job.request.as_ref().is_some_and(|write| write.len() >= LARGE)
+}
+
+/// Runs `work` on each request of a batch; a mere sign of life is answered without work.
+fn each<T>(batch: &[Job<T>], mut work: impl FnMut(&T) -> Result<Outcome>) -> Result<Vec<Outcome>> {
+    batch.iter().map(|job| job.request.as_ref().map_or(Ok(Outcome::UpToDate), &mut work)).collect()
+}
+
+/// Answers a batch together; where that fails, each job by itself, so that one request that cannot
+/// be served does not fail those that happened to share its transaction.
+fn answer<T>(batch: Vec<Job<T>>, run: impl Fn(&[Job<T>]) -> Result<Vec<Outcome>> + Copy) {
+    match catch_unwind(AssertUnwindSafe(|| run(&batch))).unwrap_or_else(|_| Err(panicked())) {
+        Ok(outcomes) => {
+            for (job, outcome) in batch.into_iter().zip(outcomes) {
+                // Nobody waits any more where the connection is gone.
+                let _ = job.reply.send(Ok(outcome));
+            }
+        }
+        Err(_) if batch.len() > 1 => batch.into_iter().for_each(|job| answer(vec![job], run)),
+        Err(error) => batch.into_iter().for_each(|job| {
+            let _ = job.reply.send(Err(error.clone()));
+        }),
+    }
+}
+
+fn panicked() -> Error {
+    Error::new(Kind::Other, "a defect in this program stopped the transaction; the log has the details")
+}
+
+fn unix_seconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
