@@ -1,0 +1,3 @@
+//! Drives the real program from outside: over sockets, signals, files and exit codes.
+
+mod util;

@@ -1,0 +1,331 @@
+//! Starts the real program on a free port in a directory of its own, and talks to it in raw bytes.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// Long enough for a busy machine: a test that waits for this has failed.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub const SEGMENT: &str = "application/vnd.taskchampion.history-segment";
+pub const SNAPSHOT: &str = "application/vnd.taskchampion.snapshot";
+pub const NIL: &str = "00000000-0000-0000-0000-000000000000";
+
+/// The program under test, without the environment of whoever runs the tests.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sync-server"));
+    command.env_clear().stdin(Stdio::null());
+    command
+}
+
+/// A running server. Killed when dropped.
+pub struct Server {
+    child: Child,
+    log: Log,
+    /// `host:port` of the first listener.
+    pub address: String,
+    /// Removed with the server, unless it belongs to someone else.
+    dir: Option<tempfile::TempDir>,
+    data_dir: PathBuf,
+}
+
+impl Server {
+    /// Starts with these arguments in an empty data directory, on a free port of 127.0.0.1.
+    pub fn start(args: &[&str]) -> Server {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut server = Server::start_in(dir.path(), args);
+        server.dir = Some(dir);
+        server
+    }
+
+    /// Starts in a data directory that outlives the server.
+    pub fn start_in(data_dir: &Path, args: &[&str]) -> Server {
+        let mut command = program();
+        command.args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir).args(args);
+        Server::spawn(command, data_dir)
+    }
+
+    /// Starts a prepared command, which must listen on TCP, and waits until it serves.
+    pub fn spawn(mut command: Command, data_dir: &Path) -> Server {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
+        let log = Log::follow(child.stderr.take().expect("standard error is piped"));
+        let line = log.wait_for("listening on http://");
+        let address = line.split("listening on http://").nth(1).expect("an address");
+        let address = address.split(['/', ' ', '"']).next().expect("an address").to_owned();
+        Server { child, log, address, dir: None, data_dir: data_dir.to_owned() }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything logged so far.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub fn connect(&self) -> Connection {
+        Connection::open(&self.address)
+    }
+
+    /// One request on a connection of its own.
+    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        self.connect().request(method, path, headers, body)
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
+        assert!(status.expect("kill runs").success(), "cannot send {name}");
+    }
+
+    /// Waits for the program to end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the server did not stop; its log:\n{}", self.log.text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Asks it to stop and expects that it does so cleanly.
+    pub fn stop(mut self) {
+        self.signal("TERM");
+        let status = self.wait();
+        assert!(status.success(), "{status}; its log:\n{}", self.log.text());
+    }
+
+    /// Kills it as a power loss would, and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a program writes to a pipe, collected while it runs.
+#[derive(Clone)]
+pub struct Log(Arc<(Mutex<(String, bool)>, Condvar)>);
+
+impl Log {
+    pub fn follow(pipe: impl Read + Send + 'static) -> Log {
+        let log = Log(Arc::default());
+        let shared = log.0.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                let mut state = shared.0.lock().expect("no test panics while it holds the log");
+                state.0.push_str(&line);
+                state.0.push('\n');
+                shared.1.notify_all();
+            }
+            shared.0.lock().expect("no test panics while it holds the log").1 = true;
+            shared.1.notify_all();
+        });
+        log
+    }
+
+    pub fn text(&self) -> String {
+        self.0.0.lock().expect("no test panics while it holds the log").0.clone()
+    }
+
+    /// The first line that holds `text`, waited for.
+    pub fn wait_for(&self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.0.0.lock().expect("no test panics while it holds the log");
+        loop {
+            if let Some(line) = state.0.lines().find(|line| line.contains(text)) {
+                return line.to_owned();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let why = if state.1 { "the program ended" } else { "time ran out" };
+            assert!(!state.1 && !left.is_zero(), "{why} before {text:?} was logged; the log:\n{}", state.0);
+            state = self.0.1.wait_timeout(state, left).expect("the lock is never poisoned").0;
+        }
+    }
+}
+
+/// One keep-alive HTTP/1.1 connection that hides nothing.
+pub struct Connection {
+    pub stream: TcpStream,
+    reader: BufReader<TcpStream>,
+}
+
+impl Connection {
+    pub fn open(address: &str) -> Connection {
+        let stream = TcpStream::connect(address).expect("the server accepts connections");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        stream.set_nodelay(true).expect("an option can be set");
+        let reader = BufReader::new(stream.try_clone().expect("a socket can be cloned"));
+        Connection { stream, reader }
+    }
+
+    /// Sends a whole request with `Host` and, where there is a body, its length; reads the answer.
+    pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        self.send_head(method, path, headers, body.len());
+        self.send(body);
+        if method == "HEAD" { self.response_head() } else { self.response() }
+    }
+
+    pub fn send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)], length: usize) {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if length > 0 || method == "POST" {
+            head.push_str(&format!("Content-Length: {length}\r\n"));
+        }
+        head.push_str("\r\n");
+        self.send(head.as_bytes());
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("the server takes what it is sent");
+    }
+
+    /// Reads one answer with its body, by `Content-Length` or chunks.
+    pub fn response(&mut self) -> Response {
+        let mut response = self.response_head();
+        if response.status == 100 || response.status == 204 {
+            return response;
+        }
+        if response.header("transfer-encoding") == Some("chunked") {
+            response.body = self.chunks();
+        } else if let Some(length) = response.header("content-length") {
+            response.body = vec![0; length.parse().expect("a length")];
+            self.reader.read_exact(&mut response.body).expect("the whole body arrives");
+        }
+        response
+    }
+
+    pub fn response_head(&mut self) -> Response {
+        let status_line = self.line();
+        let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.unwrap_or_else(|| panic!("no status line: {status_line:?}"));
+        let mut headers = BTreeMap::new();
+        loop {
+            let line = self.line();
+            if line.is_empty() {
+                return Response { status, headers, body: Vec::new() };
+            }
+            let (name, value) = line.split_once(": ").unwrap_or_else(|| panic!("no header: {line:?}"));
+            headers.insert(name.to_ascii_lowercase(), value.to_owned());
+        }
+    }
+
+    /// Whether the server has closed the connection, waited for.
+    pub fn is_closed(&mut self) -> bool {
+        matches!(self.reader.fill_buf(), Ok([]) | Err(_))
+    }
+
+    fn chunks(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        loop {
+            let size = usize::from_str_radix(&self.line(), 16).expect("a chunk size");
+            let mut chunk = vec![0; size];
+            self.reader.read_exact(&mut chunk).expect("the whole chunk arrives");
+            assert_eq!(self.line(), "");
+            if size == 0 {
+                return body;
+            }
+            body.extend(chunk);
+        }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.reader.read_line(&mut line).expect("an answer arrives");
+        line.trim_end().to_owned()
+    }
+}
+
+/// An answer, header names in lower case.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Response {
+    pub status: u16,
+    pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The ID in `X-Version-Id`.
+    pub fn version(&self) -> String {
+        self.header("x-version-id").unwrap_or_else(|| panic!("no X-Version-Id: {self:?}")).to_owned()
+    }
+}
+
+/// A replica's view of one client: the four transactions with the headers that real clients send.
+pub struct Replica {
+    pub connection: Connection,
+    pub client: String,
+}
+
+impl Replica {
+    pub fn new(server: &Server, client: &str) -> Replica {
+        Replica { connection: server.connect(), client: client.to_owned() }
+    }
+
+    /// Of a client that nobody used before.
+    pub fn of_new_client(server: &Server) -> Replica {
+        Replica::new(server, &uuid::Uuid::new_v4().to_string())
+    }
+
+    pub fn add_version(&mut self, parent: &str, segment: &[u8]) -> Response {
+        let path = format!("/v1/client/add-version/{parent}");
+        let client = self.client.clone();
+        self.connection.request(
+            "POST",
+            &path,
+            &[("X-Client-Id", &client), ("Content-Type", SEGMENT)],
+            segment,
+        )
+    }
+
+    pub fn child_version(&mut self, parent: &str) -> Response {
+        let path = format!("/v1/client/get-child-version/{parent}");
+        let client = self.client.clone();
+        self.connection.request("GET", &path, &[("X-Client-Id", &client)], b"")
+    }
+
+    pub fn add_snapshot(&mut self, version: &str, snapshot: &[u8]) -> Response {
+        let path = format!("/v1/client/add-snapshot/{version}");
+        let client = self.client.clone();
+        self.connection.request(
+            "POST",
+            &path,
+            &[("X-Client-Id", &client), ("Content-Type", SNAPSHOT)],
+            snapshot,
+        )
+    }
+
+    pub fn snapshot(&mut self) -> Response {
+        let client = self.client.clone();
+        self.connection.request("GET", "/v1/client/snapshot", &[("X-Client-Id", &client)], b"")
+    }
+}
