@@ -184,3 +184,23 @@ fn open_readers(path: &Path) -> Result<r2d2::Pool<SqliteConnectionManager>> {
 fn common_flags() -> OpenFlags {
     OpenFlags::SQLITE_OPEN_NO_MUTEX
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Migration;
+    use crate::storage::conformance;
+    use tempfile::TempDir;
+
+    #[test]
+    fn sqlite_conforms() {
+        conformance::run(
+            || TempDir::new().expect("a directory"),
+            |place| {
+                let migration = Migration { copy: true, copy_dir: None };
+                Sqlite::prepare(place.path(), &migration, |_| {}).expect("the database can be made");
+                Box::new(Sqlite::open(place.path()).expect("the database opens"))
+            },
+        );
+    }
+}

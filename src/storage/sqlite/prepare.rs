@@ -179,3 +179,124 @@ fn newer(path: &Path, found: i64) -> Error {
     );
     Error::new(Kind::Newer, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use tempfile::TempDir;
+
+    const KEEP: Migration = Migration { copy: true, copy_dir: None };
+
+    /// A directory with a database of the reference server that this SQL has filled.
+    fn adopted(sql: &str) -> TempDir {
+        let directory = TempDir::new().expect("a directory");
+        let connection = Connection::open(directory.path().join(FILE_NAME)).expect("a database");
+        connection.execute_batch(&format!("{ADOPTED} {sql}")).expect("the SQL is right");
+        directory
+    }
+
+    fn copies(directory: &Path) -> Vec<String> {
+        let names = fs::read_dir(directory).expect("a directory");
+        let names = names.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.contains("before-migration")).collect()
+    }
+
+    fn version(directory: &Path) -> i64 {
+        let connection = Connection::open(directory.join(FILE_NAME)).expect("a database");
+        schema_version(&connection).expect("a readable schema").expect("a schema")
+    }
+
+    const ONE_VERSION: &str = "
+        INSERT INTO clients (client_id, latest_version_id) VALUES ('11111111-aaaa-4aaa-8aaa-aaaaaaaaaaaa', 'b');
+        INSERT INTO versions VALUES ('b', '11111111-aaaa-4aaa-8aaa-aaaaaaaaaaaa', 'a', x'00');";
+
+    #[test]
+    fn a_new_database_needs_no_copy_and_is_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = TempDir::new().expect("a directory");
+        assert_eq!(
+            Sqlite::prepare(directory.path(), &KEEP, |_| {}).expect("it is made"),
+            Vec::<String>::new()
+        );
+        assert_eq!(version(directory.path()), CURRENT);
+        assert_eq!(copies(directory.path()), Vec::<String>::new());
+        let mode = fs::metadata(directory.path().join(FILE_NAME)).expect("the file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_copy_of_an_adopted_database_is_kept_whole_and_only_once() {
+        let directory = adopted(ONE_VERSION);
+        for _ in 0..2 {
+            Sqlite::prepare(directory.path(), &KEEP, |_| {}).expect("it is adopted");
+            assert_eq!(version(directory.path()), CURRENT);
+            assert_eq!(copies(directory.path()), [format!("{FILE_NAME}.before-migration")]);
+        }
+        let copy =
+            Connection::open(directory.path().join(copies(directory.path()).remove(0))).expect("the copy");
+        assert_eq!(schema_version(&copy).expect("a schema"), Some(0));
+        let rows: i64 = copy.query_row("SELECT count(*) FROM versions", [], |row| row.get(0)).expect("rows");
+        assert_eq!(rows, 1);
+    }
+
+    #[test]
+    fn an_empty_adopted_database_and_one_told_so_get_no_copy() {
+        let empty = adopted("");
+        Sqlite::prepare(empty.path(), &KEEP, |_| {}).expect("it is adopted");
+        assert_eq!(copies(empty.path()), Vec::<String>::new());
+        let told = adopted(ONE_VERSION);
+        Sqlite::prepare(told.path(), &Migration { copy: false, copy_dir: None }, |_| {})
+            .expect("it is adopted");
+        assert_eq!(copies(told.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_copy_can_go_elsewhere_and_a_failed_one_leaves_the_database_alone() {
+        let (directory, elsewhere) = (adopted(ONE_VERSION), TempDir::new().expect("a directory"));
+        let missing = Migration { copy: true, copy_dir: Some(elsewhere.path().join("missing")) };
+        let error =
+            Sqlite::prepare(directory.path(), &missing, |_| {}).expect_err("there is no such directory");
+        assert!(error.message.contains("missing"), "{error}");
+        assert_eq!(version(directory.path()), 0);
+        let there = Migration { copy: true, copy_dir: Some(elsewhere.path().to_owned()) };
+        Sqlite::prepare(directory.path(), &there, |_| {}).expect("it is adopted");
+        assert_eq!((copies(directory.path()).len(), copies(elsewhere.path()).len()), (0, 1));
+    }
+
+    #[test]
+    fn a_newer_database_is_refused_with_both_versions_and_left_alone() {
+        let directory =
+            adopted("CREATE TABLE sync_server_schema (version); INSERT INTO sync_server_schema VALUES (7);");
+        let error = Sqlite::prepare(directory.path(), &KEEP, |_| {}).expect_err("it is newer");
+        assert_eq!(error.kind, Kind::Newer);
+        assert!(
+            error.message.contains("version 7") && error.message.contains(&format!("up to {CURRENT}")),
+            "{error}"
+        );
+        assert_eq!(version(directory.path()), 7);
+    }
+
+    #[test]
+    fn a_branch_is_reported_and_the_invariant_carried_once_it_is_mended() {
+        let directory = adopted(&format!(
+            "{ONE_VERSION} INSERT INTO versions VALUES ('c', '11111111-aaaa-4aaa-8aaa-aaaaaaaaaaaa', 'a', x'01');"
+        ));
+        for _ in 0..2 {
+            let warnings = Sqlite::prepare(directory.path(), &KEEP, |_| {}).expect("it is served");
+            assert_eq!(warnings.len(), 1);
+            assert!(
+                warnings[0].contains("client 11111111: version a has more than one child (b, c)"),
+                "{warnings:?}"
+            );
+            assert!(!warnings[0].contains("11111111-aaaa"), "{warnings:?}");
+        }
+        let connection = Connection::open(directory.path().join(FILE_NAME)).expect("a database");
+        connection.execute("DELETE FROM versions WHERE version_id = 'c'", []).expect("it is mended");
+        assert_eq!(Sqlite::prepare(directory.path(), &KEEP, |_| {}).expect("it opens"), Vec::<String>::new());
+        assert!(
+            exists(&connection, UNIQUE_INDEX).expect("a schema")
+                && !exists(&connection, PLAIN_INDEX).expect("a schema")
+        );
+    }
+}
