@@ -62,6 +62,7 @@
 
 pub mod config;
 pub mod http;
+pub mod listen;
 pub mod protocol;
 pub mod service;
 pub mod storage;
