@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod http;
+pub mod logging;
 pub mod protocol;
 pub mod service;
 pub mod storage;
