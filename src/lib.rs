@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod healthcheck;
 pub mod http;
 pub mod logging;
 pub mod protocol;
