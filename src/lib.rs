@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod healthcheck;
 pub mod http;
+pub mod logging;
 pub mod protocol;
 pub mod service;
 pub mod storage;
