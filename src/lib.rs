@@ -63,6 +63,7 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod healthcheck;
 pub mod http;
 pub mod lifecycle;
