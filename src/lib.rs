@@ -63,9 +63,11 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod healthcheck;
 pub mod http;
 pub mod lifecycle;
+pub mod listen;
 pub mod logging;
 pub mod protocol;
 pub mod service;

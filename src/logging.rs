@@ -18,33 +18,36 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long [`Handle::finish`] waits for a log that takes no lines.
-const FINISH: Duration = Duration::from_secs(2);
+/// How long a panic of the main thread waits for its line to be written.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The reference server's name in directives that users already have.
 const REFERENCE_SERVER: &str = "taskchampion_sync_server";
 
-/// The running log.
-pub struct Handle {
-    queue: Arc<Queue>,
-    format: LogFormat,
-    file: Option<PathBuf>,
-    /// Where the writer thread will write, until it runs.
-    output: Option<Output>,
+/// A log that keeps its lines, because its thread does not run yet.
+pub struct Held {
+    handle: Handle,
+    output: Output,
 }
 
-/// Installs the global logger and starts its writer thread. Once in a process.
+/// The running log.
+#[derive(Clone)]
+pub struct Handle {
+    queue: Arc<Queue>,
+    file: Option<PathBuf>,
+    format: LogFormat,
+}
+
+/// Installs the global logger and starts its thread; once in a process.
 ///
-/// Fails where the directives cannot be understood or the log file cannot be opened.
+/// Fails where the directives cannot be understood, or the log file cannot be opened.
 pub fn start(log: &config::Log) -> Result<Handle, String> {
-    let mut handle = install(log)?;
-    handle.write()?;
-    Ok(handle)
+    install(log)?.write()
 }
 
 /// Installs the global logger without any thread, for a process that is yet to fork. Lines are
-/// kept, up to the queue's bound, until [`Handle::write`].
-pub fn install(log: &config::Log) -> Result<Handle, String> {
+/// kept, up to the queue's bound, until [`Held::write`].
+pub fn install(log: &config::Log) -> Result<Held, String> {
     let filter = filter(&log.level)?;
     let output: Output = match &log.file {
         Some(path) => Box::new(open(path)?),
@@ -57,25 +60,25 @@ pub fn install(log: &config::Log) -> Result<Handle, String> {
     log::set_boxed_logger(Box::new(Logger { filter, lines }))
         .map_err(|_| "the log was started twice".to_owned())?;
     log_panics(queue.clone());
-    Ok(Handle { queue, format: log.format, file: log.file.clone(), output: Some(output) })
+    Ok(Held { handle: Handle { queue, file: log.file.clone(), format: log.format }, output })
+}
+
+impl Held {
+    /// Starts the thread that writes, in the process that logs: threads do not survive a fork.
+    pub fn write(self) -> Result<Handle, String> {
+        let Held { handle, output } = self;
+        let (queue, format) = (handle.queue.clone(), handle.format);
+        let thread = std::thread::Builder::new().name("log".to_owned());
+        let spawned = thread.spawn(move || queue.drain(output, |lost, cause| lost_lines(format, lost, cause)));
+        spawned.map_err(|error| format!("cannot start the log's thread: {error}"))?;
+        Ok(handle)
+    }
 }
 
 impl Handle {
-    /// Starts the writer thread. It must be started by the process that logs: threads do not
-    /// survive a fork.
-    pub fn write(&mut self) -> Result<(), String> {
-        let Some(output) = self.output.take() else { return Ok(()) };
-        let queue = self.queue.clone();
-        let format = self.format;
-        std::thread::Builder::new()
-            .name("log".to_owned())
-            .spawn(move || queue.drain(output, |lost, cause| lost_lines(format, lost, cause)))
-            .map_err(|error| format!("cannot start the log's thread: {error}"))?;
-        Ok(())
-    }
-
     /// Opens the log file anew, after a rotation moved the old one away. What was logged before
-    /// goes to the old file. Without a log file there is nothing to do.
+    /// goes to the old file, which stays in use where this fails. Without a log file there is
+    /// nothing to do.
     pub fn reopen(&self) -> Result<(), String> {
         if let Some(path) = &self.file {
             self.queue.redirect(Box::new(open(path)?));
@@ -83,11 +86,10 @@ impl Handle {
         Ok(())
     }
 
-    /// Writes what is queued, and waits at most 2 seconds for a log that takes no lines.
-    pub fn finish(mut self) {
-        // Without the thread there would be nobody to wait for.
-        let _ = self.write();
-        self.queue.finish(FINISH);
+    /// Writes what is queued and ends the log, but waits no longer than `patience` for an output
+    /// that takes no lines.
+    pub fn finish(&self, patience: Duration) {
+        self.queue.finish(patience);
     }
 }
 
@@ -101,7 +103,7 @@ fn log_panics(queue: Arc<Queue>) {
     std::panic::set_hook(Box::new(move |panic| {
         log::error!("a defect in this program: {panic}");
         if std::thread::current().name() == Some("main") {
-            queue.finish(FINISH);
+            queue.finish(LAST_WORDS);
         }
     }));
 }
