@@ -60,8 +60,15 @@
 //! all. `tests/house.rs` holds the walls.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod healthcheck;
 pub mod http;
+pub mod lifecycle;
+pub mod listen;
+pub mod logging;
 pub mod protocol;
 pub mod service;
 pub mod storage;
