@@ -198,27 +198,31 @@ fn pause(stage: &Stage, subject: &Subject) -> Result<Vec<Figure>> {
     let server = stage.start(subject)?;
     let samples = logged(&server, add_for(2 * stage.length(), fresh(&server, 64)))?;
     Ok(vec![
-        Figure::less("longest without answer, ms", samples.longest_gap()),
-        Figure::less("longest for one, ms", samples.percentile(1.0)),
+        Figure::less("longest without answer ms", samples.longest_gap()),
+        Figure::less("longest for one ms", samples.percentile(1.0)),
     ])
 }
 
 fn add_figures(samples: &Samples) -> Vec<Figure> {
     let mut figures = figures(samples);
-    figures.insert(1, Figure::less("p50, ms", samples.percentile(0.5)));
-    figures.push(Figure::less("max, ms", samples.percentile(1.0)));
+    figures.insert(1, Figure::less("p50 ms", samples.percentile(0.5)));
+    figures.push(Figure::less("max ms", samples.percentile(1.0)));
     figures
 }
 
 fn figures(samples: &Samples) -> Vec<Figure> {
-    vec![Figure::more("a second", samples.rate()), Figure::less("p99, ms", samples.percentile(0.99))]
+    vec![Figure::more("a second", samples.rate()), Figure::less("p99 ms", samples.percentile(0.99))]
 }
 
 fn add_for(length: Duration, replicas: impl Future<Output = Result<Vec<Replica>>>) -> Result<Samples> {
     run(length, async {
         let replicas = replicas.await?;
         let window = Window::of(length);
-        let add = |mut replica: Replica| repeat_owned(window, async move || replica.add().await);
+        let add = |mut replica: Replica| async move {
+            let samples = repeat(window, async || replica.add().await).await?;
+            replica.read_latest().await?;
+            Ok(samples)
+        };
         join(together(replicas.into_iter().map(add)).await?)
     })
 }
@@ -243,12 +247,9 @@ fn syncs_per_add(stage: &Stage, subject: &Subject) -> Result<Vec<Figure>> {
 fn polls(stage: &Stage, subject: &Subject, connections: usize) -> Result<Vec<Figure>> {
     let server = stage.start(subject)?;
     let samples = run(stage.length(), async {
-        let mut replicas = fresh(&server, connections).await?;
-        for replica in &mut replicas {
-            replica.add().await?;
-        }
+        let replicas = grown(&server, connections, KIB, 1).await?;
         let window = Window::of(stage.length());
-        let poll = |mut replica: Replica| repeat_owned(window, async move || replica.poll().await);
+        let poll = |(mut replica, _): Grown| repeat_owned(window, async move || replica.poll().await);
         join(together(replicas.into_iter().map(poll)).await?)
     });
     Ok(figures(&logged(&server, samples)?))
@@ -274,16 +275,9 @@ fn bare(stage: &Stage, connections: usize, path: &str, status: u16, length: usiz
 fn reads(stage: &Stage, subject: &Subject, size: usize, versions: usize) -> Result<Vec<Figure>> {
     let server = stage.start(subject)?;
     let samples = run(stage.length(), async {
-        let segment = body(size);
-        let mut chains = Vec::new();
-        for _ in 0..16 {
-            let mut replica = Replica::new(&server.place, segment.clone()).await?;
-            let links = links(&replica.grow(versions).await?);
-            replica.read_whole(&links[0].0, &links[0].1).await?;
-            chains.push((replica, links));
-        }
+        let replicas = grown(&server, 16, size, versions).await?;
         let window = Window::of(stage.length());
-        let read = |(mut replica, links): (Replica, Vec<(Id, Id)>)| {
+        let read = |(mut replica, links): Grown| {
             let mut next = 0;
             repeat_owned(window, async move || {
                 let (parent, version) = &links[next];
@@ -291,7 +285,7 @@ fn reads(stage: &Stage, subject: &Subject, size: usize, versions: usize) -> Resu
                 replica.read(parent, version).await
             })
         };
-        join(together(chains.into_iter().map(read)).await?)
+        join(together(replicas.into_iter().map(read)).await?)
     });
     Ok(figures(&logged(&server, samples)?))
 }
@@ -299,8 +293,7 @@ fn reads(stage: &Stage, subject: &Subject, size: usize, versions: usize) -> Resu
 fn catch_up(stage: &Stage, subject: &Subject) -> Result<Vec<Figure>> {
     let server = stage.start(subject)?;
     let samples = run(stage.length(), async {
-        let mut replica = Replica::new(&server.place, body(KIB)).await?;
-        let links = links(&replica.grow(1000).await?);
+        let (mut replica, links) = grown(&server, 1, KIB, 1000).await?.remove(0);
         let once = async || {
             replica.reconnect().await?;
             for (parent, version) in &links {
@@ -310,7 +303,7 @@ fn catch_up(stage: &Stage, subject: &Subject) -> Result<Vec<Figure>> {
         };
         join(vec![repeat(Window::at_once(stage.length()), once).await?])
     });
-    Ok(vec![Figure::less("median, ms", logged(&server, samples)?.percentile(0.5))])
+    Ok(vec![Figure::less("median ms", logged(&server, samples)?.percentile(0.5))])
 }
 
 fn whole_syncs(stage: &Stage, subject: &Subject) -> Result<Vec<Figure>> {
@@ -382,15 +375,16 @@ fn uploads(stage: &Stage, subject: &Subject) -> Result<Vec<Figure>> {
         let resident = memory(pid, "VmRSS")?;
         // A snapshot that was dropped is answered like one that was stored.
         for mut replica in replicas {
+            replica.reconnect().await?;
             replica.snapshot_whole(&snapshot).await?;
         }
         Ok((spent, peak, resident))
     });
     let (spent, peak, resident) = logged(&server, measured)?;
     Ok(vec![
-        Figure::less("peak memory, MiB", peak),
-        Figure::less("memory 2 s later, MiB", resident),
-        Figure::less("all eight, ms", milliseconds(spent)),
+        Figure::less("peak memory MiB", peak),
+        Figure::less("memory 2 s later MiB", resident),
+        Figure::less("all eight ms", milliseconds(spent)),
     ])
 }
 
@@ -419,9 +413,9 @@ fn polls_during_uploads(stage: &Stage, subject: &Subject) -> Result<Vec<Figure>>
     });
     let samples = logged(&server, samples)?;
     Ok(vec![
-        Figure::less("p50, ms", samples.percentile(0.5)),
-        Figure::less("p99, ms", samples.percentile(0.99)),
-        Figure::less("max, ms", samples.percentile(1.0)),
+        Figure::less("p50 ms", samples.percentile(0.5)),
+        Figure::less("p99 ms", samples.percentile(0.99)),
+        Figure::less("max ms", samples.percentile(1.0)),
     ])
 }
 
@@ -439,12 +433,9 @@ fn upload_until_over(server: &Server, length: Duration) -> Result<()> {
 
 fn poll_until_over(server: &Server, length: Duration) -> Result<Samples> {
     run(length, async {
-        let mut replicas = fresh(server, 4).await?;
-        for replica in &mut replicas {
-            replica.add().await?;
-        }
+        let replicas = grown(server, 4, KIB, 1).await?;
         let window = Window::at_once(length);
-        let poll = |mut replica: Replica| async move {
+        let poll = |(mut replica, _): Grown| async move {
             repeat_after(Duration::from_millis(2), window, async || replica.poll().await).await
         };
         join(together(replicas.into_iter().map(poll)).await?)
@@ -462,11 +453,12 @@ fn idle(stage: &Stage, subject: &Subject) -> Result<Vec<Figure>> {
     });
     logged(&server, synced)?;
     sleep(Duration::from_secs(2));
-    Ok(vec![Figure::less("memory, MiB", memory(pid, "VmRSS")?)])
+    Ok(vec![Figure::less("memory MiB", memory(pid, "VmRSS")?)])
 }
 
 fn first_syncs(stage: &Stage, subject: &Subject) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
+    let mut medians = Vec::new();
     for clients in [10, stage.options.clients] {
         let database = stage.prefilled(clients, 1)?;
         let server = stage.start_on(subject, &database)?;
@@ -475,9 +467,12 @@ fn first_syncs(stage: &Stage, subject: &Subject) -> Result<Vec<Figure>> {
         }
         let measured = run(stage.length(), first_syncs_on(&server.place, &database));
         let (existing, new) = logged(&server, measured)?;
-        figures.push(Figure::less(&format!("first read of {clients}, ms"), existing));
-        figures.push(Figure::less(&format!("new client of {clients}, ms"), new));
+        figures.push(Figure::less(&format!("first read of {clients} ms"), existing));
+        figures.push(Figure::less(&format!("new client of {clients} ms"), new));
+        medians.push((existing, new));
     }
+    figures.push(Figure::less("first read, times longer", medians[1].0 / medians[0].0));
+    figures.push(Figure::less("new client, times longer", medians[1].1 / medians[0].1));
     Ok(figures)
 }
 
@@ -531,10 +526,27 @@ async fn returning(server: &Server, clients: impl Iterator<Item = &Known>) -> Re
     Ok(replicas)
 }
 
-/// Each version of a chain with its parent.
-fn links(versions: &[Id]) -> Vec<(Id, Id)> {
-    let parents = std::iter::once(&NIL).chain(versions);
-    parents.zip(versions).map(|(parent, version)| (*parent, *version)).collect()
+/// A client with each of its versions' parent and ID.
+type Grown = (Replica, Vec<(Id, Id)>);
+
+/// New clients with so many versions of this size each. Their connections are new too: those that
+/// waited for the others might have been closed.
+async fn grown(server: &Server, count: usize, size: usize, versions: usize) -> Result<Vec<Grown>> {
+    let segment = body(size);
+    let mut tasks = Vec::new();
+    for _ in 0..count {
+        let mut replica = Replica::new(&server.place, segment.clone()).await?;
+        tasks.push(async move {
+            let links = replica.grow(versions).await?;
+            replica.read_latest().await?;
+            Ok((replica, links))
+        });
+    }
+    let mut grown: Vec<Grown> = together(tasks).await?;
+    for (replica, _) in &mut grown {
+        replica.reconnect().await?;
+    }
+    Ok(grown)
 }
 
 /// [`repeat`] as a task of its own.

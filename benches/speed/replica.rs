@@ -18,7 +18,9 @@ pub struct Replica {
     add: Request,
     child: Request,
     segment: Arc<Vec<u8>>,
-    pub latest: Id,
+    latest: Id,
+    /// Of the latest version, once one was added.
+    parent: Id,
 }
 
 impl Replica {
@@ -37,6 +39,7 @@ impl Replica {
             client,
             segment,
             latest,
+            parent: NIL,
         })
     }
 
@@ -44,18 +47,18 @@ impl Replica {
     pub async fn add(&mut self) -> Result<()> {
         let request = self.add.with(&self.latest);
         let answer = connected(&mut self.connection)?.exchange(request).await?.expect(200, 0)?;
-        self.latest = answer.version()?;
+        self.parent = std::mem::replace(&mut self.latest, answer.version()?);
         Ok(())
     }
 
-    /// Appends versions until there are this many; their IDs.
-    pub async fn grow(&mut self, count: usize) -> Result<Vec<Id>> {
-        let mut ids = Vec::with_capacity(count);
+    /// Appends so many versions; the parent and the ID of each.
+    pub async fn grow(&mut self, count: usize) -> Result<Vec<(Id, Id)>> {
+        let mut links = Vec::with_capacity(count);
         for _ in 0..count {
             self.add().await?;
-            ids.push(self.latest);
+            links.push((self.parent, self.latest));
         }
-        Ok(ids)
+        Ok(links)
     }
 
     /// Asks for what follows the latest version: nothing.
@@ -72,11 +75,11 @@ impl Replica {
         same(&answer.expect(200, self.segment.len())?.version()?, version)
     }
 
-    /// The same, and compares every byte.
-    pub async fn read_whole(&mut self, parent: &Id, version: &Id) -> Result<()> {
-        let request = self.child.with(parent);
+    /// Reads the version that was added last, and compares every byte.
+    pub async fn read_latest(&mut self) -> Result<()> {
+        let request = self.child.with(&self.parent);
         let (answer, body) = connected(&mut self.connection)?.exchange_whole(request).await?;
-        same(&answer.expect(200, self.segment.len())?.version()?, version)?;
+        same(&answer.expect(200, self.segment.len())?.version()?, &self.latest)?;
         if body == *self.segment {
             Ok(())
         } else {
@@ -103,7 +106,7 @@ impl Replica {
         same(&answer.version()?, &self.latest)
     }
 
-    /// The same, and compares every byte.
+    /// Reads the snapshot, and compares every byte.
     pub async fn snapshot_whole(&mut self, snapshot: &[u8]) -> Result<()> {
         let request = Request::snapshot(&self.place, &self.client);
         let (answer, body) = connected(&mut self.connection)?.exchange_whole(&request).await?;

@@ -8,6 +8,7 @@ use std::fmt;
 
 /// Everything that was measured.
 pub struct Report {
+    machine: String,
     /// The names of the servers, then of the yardsticks.
     columns: Vec<String>,
     rows: Vec<Row>,
@@ -27,7 +28,7 @@ impl Report {
     pub fn fill(stage: &Stage) -> Report {
         let mut columns: Vec<_> = stage.options.subjects.iter().map(|subject| subject.name.clone()).collect();
         columns.extend(["hyper".to_owned(), "fdatasync".to_owned()]);
-        let mut report = Report { columns, rows: Vec::new(), failures: Vec::new() };
+        let mut report = Report { machine: machine(), columns, rows: Vec::new(), failures: Vec::new() };
         let chosen = |one: &&Measurement| {
             let only = &stage.options.only;
             only.is_empty() || only.iter().any(|beginning| one.name.starts_with(beginning))
@@ -88,6 +89,14 @@ impl Report {
     }
 }
 
+/// What the figures depend on besides the servers.
+fn machine() -> String {
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default().to_owned();
+    format!("{processors} processors, shared by load and server; load average {load} before the run")
+}
+
 impl Row {
     /// How many times as good as another column the first one is.
     fn ratio(&self, column: usize) -> Option<f64> {
@@ -98,7 +107,8 @@ impl Row {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\n{:14} {:26}", "measurement", "figure")?;
+        writeln!(f, "\n{}\n", self.machine)?;
+        write!(f, "{:14} {:26}", "measurement", "figure")?;
         for name in &self.columns {
             write!(f, " {name:>12}")?;
         }

@@ -206,7 +206,7 @@ impl Connection {
 
     async fn read_from(&mut self, at: usize) -> Result<usize> {
         match self.stream.read(&mut self.buffer[at..]).await {
-            Ok(0) => Err("the server closed the connection in an answer".to_owned()),
+            Ok(0) => Err("the server closed the connection instead of answering".to_owned()),
             Ok(read) => Ok(read),
             Err(error) => Err(format!("reading an answer: {error}")),
         }
