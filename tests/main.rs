@@ -1,3 +1,5 @@
 //! Drives the real program from outside: over sockets, signals, files and exit codes.
 
+mod limits;
 mod util;
+mod wire;
