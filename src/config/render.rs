@@ -1,7 +1,9 @@
 //! The table of options as people read it: help, example file, documentation, effective values.
 
-use super::resolve::{Effective, Origin, Resolved};
-use super::table::{self, Setting, Shape};
+use super::resolve::{Effective, Resolved};
+use super::setting::{Setting, Shape};
+use super::source::Origin;
+use super::table;
 
 /// The lines of README.md between which [`markdown`] stands.
 pub const MARKERS: (&str, &str) = ("<!-- options: begin -->", "<!-- options: end -->");
