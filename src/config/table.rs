@@ -232,7 +232,7 @@ pub static TABLE: &[Setting] = &[
         kind: &TIME,
         default: Some("30s"),
         doc: "How long a body, sent or received, may make no progress",
-        long: "Then the connection is closed.",
+        long: "Then it is given up and the connection closed; a request is answered 408 first.",
         set: |config, text, _| put(&mut config.limits.body_timeout, value::duration(text)),
         ..PLAIN
     },
@@ -242,7 +242,7 @@ pub static TABLE: &[Setting] = &[
         kind: &TIME,
         default: Some("10s"),
         doc: "How long the head of a request may take from its first byte to its last",
-        long: "Then the connection is closed.",
+        long: "Then it is answered 408 and the connection closed.",
         set: |config, text, _| put(&mut config.limits.header_timeout, value::duration(text)),
         ..PLAIN
     },
@@ -333,6 +333,7 @@ pub static TABLE: &[Setting] = &[
         unset: "none",
         example: "/run/sync-server.pid",
         doc: "The file that holds the process ID of the background process",
+        long: "Written only where daemonize is true.",
         set: |config, text, cwd| put_some(&mut config.pid_file, value::path(text, cwd)),
         ..PLAIN
     },
