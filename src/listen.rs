@@ -250,7 +250,7 @@ pub async fn run(listeners: Vec<Listener>, app: Arc<App>, mut stop: watch::Recei
     let all = permits.acquire_many(limit as u32);
     if tokio::time::timeout(app.shutdown_timeout(), all).await.is_err() {
         log::warn!(
-            "{} connections were cut off: their requests took longer than the shutdown timeout of {} s",
+            "{} connections were cut off: their requests took longer than the option shutdown.timeout, {} s",
             limit - permits.available_permits(),
             app.shutdown_timeout().as_secs()
         );
@@ -285,7 +285,7 @@ async fn accept_all(
                 if back_off.is_none() {
                     log::error!(
                         "cannot accept connections: {error}; will go on trying. If too many files are \
-                         open, raise the process' limit of open files or lower the option limits.connections"
+                         open, raise the process' limit of open files or lower the option connections.limit"
                     );
                 }
                 let pause = back_off.unwrap_or(BACK_OFF.0);

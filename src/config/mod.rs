@@ -170,9 +170,39 @@ impl Environment {
     }
 }
 
-/// For the tests: plain text on both sides.
+#[cfg(test)]
 impl<const N: usize> From<[(&str, &str); N]> for Environment {
     fn from(variables: [(&str, &str); N]) -> Environment {
         Environment::new(variables.map(|(name, value)| (name.into(), value.into())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_local_where_its_text_says_so() {
+        for local in ["localhost:8080", "LOCALHOST:1", "127.0.0.1:80", "127.9.9.9:80", "[::1]:80"] {
+            assert!(Endpoint::Tcp(local.to_owned()).is_local(), "{local}");
+        }
+        assert!(Endpoint::Unix("/run/s.sock".into()).is_local());
+        for open in ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "tasks.example.org:80"] {
+            assert!(!Endpoint::Tcp(open.to_owned()).is_local(), "{open}");
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_is_unset() {
+        let environment = Environment::from([("EMPTY", ""), ("FULL", "x")]);
+        assert_eq!(environment.var("EMPTY"), None);
+        assert_eq!(environment.var("FULL"), Some("x"));
+    }
+
+    #[test]
+    fn the_memory_has_room_for_the_largest_body_unless_told_otherwise() {
+        let Config { limits, .. } = Config::default();
+        assert!(limits.large_memory() >= limits.body);
+        assert_eq!(limits.small_memory() + limits.large_memory(), limits.memory);
     }
 }

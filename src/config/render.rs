@@ -11,12 +11,20 @@ const WIDTH: usize = 90;
 
 /// What `-h` says of an option.
 pub fn help(setting: &Setting) -> String {
-    format!("{} [env: {}] [{}]", setting.doc, setting.variable(), setting.otherwise())
+    format!("{} [env: {}] [{}]", sentence(setting), setting.variable(), setting.otherwise())
+}
+
+/// The sentence about an option, on the command line.
+fn sentence(setting: &Setting) -> String {
+    match setting.kind.shape {
+        Shape::Off => format!("{}: with this flag, no", setting.doc),
+        _ => setting.doc.to_owned(),
+    }
 }
 
 /// What `--help` says of an option.
 pub fn long_help(setting: &Setting) -> String {
-    let mut paragraphs = vec![format!("{}.", setting.doc)];
+    let mut paragraphs = vec![format!("{}.", sentence(setting))];
     if !setting.long.is_empty() {
         paragraphs.push(setting.long.to_owned());
     }
@@ -100,7 +108,7 @@ fn markdown_row(setting: &Setting) -> String {
     let variables: Vec<String> = variables.iter().map(|name| format!("`{name}`")).collect();
     let default = match setting.default {
         Some(default) => format!("`{default}`"),
-        None => setting.unset.trim_start_matches("default: ").to_owned(),
+        None => setting.unset.to_owned(),
     };
     let row = [key, variables.join(", "), format!("`{}`", flag(setting)), default, setting.doc.to_owned()];
     format!("| {} |\n", row.map(|cell| cell.replace('|', "\\|")).join(" | "))
@@ -117,7 +125,7 @@ pub fn effective(resolved: &Resolved) -> String {
 
 fn shown(Effective { setting, values, .. }: &Effective) -> String {
     if values.is_empty() {
-        return format!("# {}: {}", setting.key, setting.unset.trim_start_matches("default: "));
+        return format!("# {}: {}", setting.key, setting.unset);
     }
     if setting.secret {
         let masked = vec!["********"; values.len()];

@@ -349,4 +349,250 @@ fn exposure(setting: &Setting, origin: &Origin, sources: &Sources) -> Option<Str
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "711d5cf3-0cf0-4eb8-9eca-6f7f220638c0";
+
+    fn file(text: &str) -> File {
+        File { path: "/etc/c.toml".into(), text: Ok(text.to_owned()), world_readable: false }
+    }
+
+    fn of_file(text: &str) -> Result<Resolved, Vec<String>> {
+        resolve(&Sources { file: Some(file(text)), ..Sources::default() })
+    }
+
+    fn of_environment<const N: usize>(variables: [(&str, &str); N]) -> Result<Resolved, Vec<String>> {
+        resolve(&Sources { environment: variables.into(), ..Sources::default() })
+    }
+
+    fn credential(text: &str) -> Secret {
+        let path = PathBuf::from("/run/credentials/client_id");
+        let file = File { path: path.clone(), text: Ok(text.to_owned()), world_readable: false };
+        Secret { key: "client_id", origin: Origin::Credential(path), file }
+    }
+
+    fn problem(result: Result<Resolved, Vec<String>>) -> String {
+        match &result.expect_err("something is wrong")[..] {
+            [problem] => problem.clone(),
+            problems => panic!("{problems:#?}"),
+        }
+    }
+
+    #[test]
+    fn the_flag_counts_before_the_environment_and_that_before_the_file() {
+        let mut sources = Sources {
+            flags: Flags::from([("snapshot.days", vec!["1".to_owned()])]),
+            environment: [("SNAPSHOT_DAYS", "2")].into(),
+            file: Some(file("snapshot.days = 3")),
+            ..Sources::default()
+        };
+        let days = |sources: &Sources| {
+            let resolved = resolve(sources).expect("nothing is wrong");
+            let effective = effective_of(&resolved.effective, "snapshot.days").expect("it is there");
+            (resolved.config.snapshot.days, effective.origin.to_string())
+        };
+        assert_eq!(days(&sources), (1, "flag --snapshot-days".to_owned()));
+        sources.flags.clear();
+        assert_eq!(days(&sources), (2, "environment SNAPSHOT_DAYS".to_owned()));
+        sources.environment = Environment::default();
+        assert_eq!(days(&sources), (3, "/etc/c.toml line 1".to_owned()));
+        sources.file = None;
+        assert_eq!(days(&sources), (14, "default".to_owned()));
+    }
+
+    #[test]
+    fn one_name_of_the_log_level_counts_before_the_other() {
+        let level = |resolved: Result<Resolved, _>| resolved.expect("nothing is wrong").config.log.level;
+        assert_eq!(level(of_environment([("RUST_LOG", "warn")])), "warn");
+        assert_eq!(level(of_environment([("RUST_LOG", "warn"), ("LOG_LEVEL", "debug")])), "debug");
+    }
+
+    #[test]
+    fn tables_and_dotted_keys_are_the_same() {
+        for text in [
+            "[snapshot]\ndays = 5",
+            "snapshot.days = 5",
+            "snapshot = { days = 0x5 }",
+            "'snapshot.days' = '5'",
+        ] {
+            assert_eq!(of_file(text).expect(text).config.snapshot.days, 5);
+        }
+        let told = problem(of_file("snapshot.days = 5\n'snapshot.days' = 6"));
+        assert!(told.contains("keep one of them"), "{told}");
+    }
+
+    #[test]
+    fn a_list_is_an_array_or_has_commas() {
+        for text in ["listen = ['a:1', 'b:2']", "listen = 'a:1, b:2,'"] {
+            let listen = of_file(text).expect(text).config.listen;
+            assert_eq!(listen, [Endpoint::Tcp("a:1".to_owned()), Endpoint::Tcp("b:2".to_owned())]);
+        }
+    }
+
+    #[test]
+    fn an_empty_list_is_not_the_default() {
+        assert!(problem(of_file("client_id = []")).contains("there is no value"));
+        assert!(problem(of_environment([("CLIENT_ID", " , ")])).contains("there is no value"));
+        let secrets = vec![credential("\n")];
+        assert!(problem(resolve(&Sources { secrets, ..Sources::default() })).contains("there is no value"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_with_its_line_and_the_nearest_name() {
+        for (text, expected) in [
+            (
+                "\nsnapshot.version = 1",
+                "/etc/c.toml line 2: there is no option snapshot.version; did you mean",
+            ),
+            (
+                "\n\n[snapshots]\ndays = 1",
+                "/etc/c.toml line 4: there is no option snapshots.days; did you mean",
+            ),
+            ("snapshots.days = 1", "did you mean snapshot.days?"),
+            ("SNAPSHOT_DAYS = 1", "did you mean snapshot.days?"),
+            ("allow-client-id = 'x'", "did you mean client_id?"),
+            ("colour = 'blue'", "there is no option colour; remove it"),
+            ("[colours]", "there is no option colours; remove it"),
+            ("snapshot = 1", "snapshot is a table; give snapshot.versions, snapshot.days"),
+            ("config = '/x'", "there is no option config; remove it"),
+        ] {
+            let told = problem(of_file(text));
+            assert!(told.contains(expected), "{told}");
+        }
+    }
+
+    #[test]
+    fn values_of_the_wrong_type_are_told() {
+        for text in [
+            "snapshot.days = 1.5",
+            "snapshot.days = [1]",
+            "listen = {}",
+            "[[listen]]\na = 1",
+            "data_dir = 2020-01-01",
+        ] {
+            let told = problem(of_file(text));
+            assert!(told.contains("cannot be this"), "{told}");
+        }
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_each_on_one_line() {
+        let sources = Sources {
+            flags: Flags::from([("listen", vec!["8080,x\ny:z".to_owned()])]),
+            environment: [("SNAPSHOT_DAYS", "soon"), ("CLIENT_ID", "me,you")].into(),
+            file: Some(file("a = 1\n\"b\\n\" = 2\nbody.limit = '''lots\nof it'''")),
+            ..Sources::default()
+        };
+        let problems = resolve(&sources).expect_err("much is wrong");
+        assert_eq!(problems.len(), 8, "{problems:#?}");
+        assert!(problems.iter().all(|problem| !problem.contains('\n')), "{problems:#?}");
+    }
+
+    #[test]
+    fn broken_toml_is_told_with_its_line_and_without_its_text() {
+        let problems = of_file(&format!("listen = 'a:1'\nclient_id = {SECRET}\n")).expect_err("it is broken");
+        for told in problems {
+            assert!(told.contains("/etc/c.toml line 2: this is no TOML"), "{told}");
+            assert!(!told.contains("711d5cf3"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_beside_everything_else() {
+        let text = Err("cannot read it: no".to_owned());
+        let file = Some(File { path: "/etc/c.toml".into(), text, world_readable: false });
+        let environment = [("SNAPSHOT_DAYS", "soon")].into();
+        let problems = resolve(&Sources { file, environment, ..Sources::default() }).expect_err("two things");
+        assert_eq!(problems.len(), 2, "{problems:#?}");
+    }
+
+    #[test]
+    fn a_secret_given_twice_is_refused_unless_a_flag_decides() {
+        let mut sources = Sources {
+            environment: [("CLIENT_ID", SECRET)].into(),
+            secrets: vec![credential(SECRET)],
+            ..Sources::default()
+        };
+        let told = problem(resolve(&sources));
+        assert!(told.contains("environment CLIENT_ID and credential /run/credentials/client_id"), "{told}");
+        sources.flags.insert("client_id", vec![SECRET.to_owned()]);
+        resolve(&sources).expect("the flag decides");
+    }
+
+    #[test]
+    fn a_secret_file_holds_one_value_a_line() {
+        let other = SECRET.replace('7', "8");
+        let secrets = vec![credential(&format!("{SECRET}\n  {other}\r\n"))];
+        let resolved = resolve(&Sources { secrets, ..Sources::default() }).expect("nothing is wrong");
+        assert_eq!(resolved.config.client_id.map(|clients| clients.len()), Some(2));
+    }
+
+    #[test]
+    fn a_secret_is_in_no_message() {
+        let wrong = format!("{SECRET}0");
+        for told in [
+            problem(of_environment([("CLIENT_ID", &wrong)])),
+            problem(of_file(&format!("client_id = '{wrong}'"))),
+            problem(resolve(&Sources { secrets: vec![credential(&wrong)], ..Sources::default() })),
+        ] {
+            assert!(!told.contains("711d5cf3"), "{told}");
+        }
+        let resolved = of_environment([("CLIENT_ID", SECRET)]).expect("nothing is wrong");
+        assert!(!format!("{resolved:?}").contains("0cf0"), "{resolved:?}");
+    }
+
+    #[test]
+    fn memory_without_room_for_the_largest_body_is_refused() {
+        let told = problem(of_environment([("BODY_LIMIT", "300MiB")]));
+        assert!(told.contains("body.memory (default)") && told.contains("environment BODY_LIMIT"), "{told}");
+        assert!(told.contains("give at least 400MiB"), "{told}");
+        of_environment([("BODY_LIMIT", "300MiB"), ("BODY_MEMORY", "400MiB")]).expect("this suffices");
+    }
+
+    fn warned<const N: usize>(variables: [(&str, &str); N]) -> String {
+        of_environment(variables).expect("nothing is wrong").config.warnings.join("\n")
+    }
+
+    #[test]
+    fn a_server_open_to_strangers_is_warned_of_and_both_ways_to_close_it_named() {
+        let told = warned([("LISTEN", "localhost:1,0.0.0.0:8080")]);
+        assert!(told.contains("0.0.0.0:8080") && !told.contains("localhost:1"), "{told}");
+        assert!(told.contains("CLIENT_ID") && told.contains("CREATE_CLIENTS=false"), "{told}");
+        assert_eq!(warned([("LISTEN", "0.0.0.0:8080"), ("CREATE_CLIENTS", "no")]), "");
+        assert_eq!(warned([("LISTEN", "0.0.0.0:8080"), ("CLIENT_ID", SECRET)]), "");
+        assert_eq!(warned([]), "");
+    }
+
+    #[test]
+    fn limits_on_which_clients_fail_are_warned_of() {
+        assert!(warned([("BODY_LIMIT", "1MiB")]).contains("body.limit"));
+        assert!(warned([("IDLE_TIMEOUT", "60s")]).contains("idle.timeout"));
+        assert!(warned([("DAEMONIZE", "yes")]).contains("log.file"));
+    }
+
+    #[test]
+    fn secrets_that_others_can_see_are_warned_of() {
+        let warned =
+            |sources: &Sources| resolve(sources).expect("nothing is wrong").config.warnings.join("\n");
+        let mut open = credential(SECRET);
+        assert_eq!(warned(&Sources { secrets: vec![open.clone()], ..Sources::default() }), "");
+        open.file.world_readable = true;
+        let told = warned(&Sources { secrets: vec![open], ..Sources::default() });
+        assert!(told.contains("chmod o-r /run/credentials/client_id"), "{told}");
+        let flags = Flags::from([("client_id", vec![SECRET.to_owned()])]);
+        assert!(warned(&Sources { flags, ..Sources::default() }).contains("CLIENT_ID_FILE"));
+        let text = format!("client_id = '{SECRET}'");
+        let file = Some(File { world_readable: true, ..file(&text) });
+        assert!(warned(&Sources { file, ..Sources::default() }).contains("chmod o-r /etc/c.toml"));
+    }
+
+    #[test]
+    fn a_variable_that_is_not_utf_8_is_not_passed_over() {
+        use std::os::unix::ffi::OsStringExt;
+        let garbled = std::ffi::OsString::from_vec(vec![b'/', 0xff]);
+        let environment = Environment::new([("DATA_DIR".into(), garbled)]);
+        let told = problem(resolve(&Sources { environment, ..Sources::default() }));
+        assert!(told.contains("DATA_DIR") && told.contains("UTF-8"), "{told}");
+    }
+}

@@ -95,7 +95,7 @@ impl Setting {
 
     /// What holds where nobody gives a value, for people.
     pub fn otherwise(&self) -> String {
-        self.default.map_or_else(|| self.unset.to_owned(), |default| format!("default: {default}"))
+        format!("default: {}", self.default.unwrap_or(self.unset))
     }
 }
 
@@ -160,7 +160,7 @@ pub static TABLE: &[Setting] = &[
     Setting {
         key: "config",
         section: GENERAL,
-        unset: "default: /etc/sync-server/config.toml where it exists",
+        unset: "/etc/sync-server/config.toml where it exists",
         in_file: false,
         doc: "The configuration file",
         long: "A TOML file; `sync-server config example` prints one. A file that cannot be read is an error, \
@@ -207,7 +207,7 @@ pub static TABLE: &[Setting] = &[
         key: "client_id",
         section: CLIENTS,
         kind: &CLIENT_IDS,
-        unset: "all clients may use the server",
+        unset: "all clients",
         example: "00000000-0000-4000-8000-000000000000",
         secret: true,
         names: Names { short: Some('C'), long: Some("allow-client-id"), ..DERIVED },
@@ -256,15 +256,15 @@ pub static TABLE: &[Setting] = &[
     Setting {
         key: "data_dir",
         section: STORAGE,
-        unset: "default: $STATE_DIRECTORY, else /var/lib/sync-server where it can be written, else \
-                sync-server in $XDG_DATA_HOME or ~/.local/share",
+        unset: "$STATE_DIRECTORY, else /var/lib/sync-server, else below the home directory",
         example: "/var/lib/sync-server",
         names: Names { short: Some('d'), ..DERIVED },
         doc: "The directory that holds the database",
         long: "The database is taskchampion-sync-server.sqlite3 there. One that taskchampion-sync-server wrote is \
-               used as it is. Where this option is unset and /var/lib/taskchampion-sync-server or its data \
-               directory holds a database, that one is used, unless the default directory holds one as well: \
-               then the server asks to be told.",
+               used as it is. Unless told otherwise the server takes $STATE_DIRECTORY, else \
+               /var/lib/sync-server where that can be written, else sync-server in $XDG_DATA_HOME or \
+               ~/.local/share; and where that holds no database, but /var/lib/taskchampion-sync-server or its \
+               data directory does, that one. Where both do, the server asks to be told.",
         set: |config, text, cwd| put_some(&mut config.data_dir, value::path(text, cwd)),
         ..PLAIN
     },
@@ -282,7 +282,7 @@ pub static TABLE: &[Setting] = &[
     Setting {
         key: "migration.copy_dir",
         section: STORAGE,
-        unset: "default: the data directory",
+        unset: "the data directory",
         example: "/var/backups/sync-server",
         doc: "Where that copy is kept",
         long: "For data directories on a file system without the space.",
@@ -404,7 +404,7 @@ pub static TABLE: &[Setting] = &[
     Setting {
         key: "log.file",
         section: LOG,
-        unset: "default: standard error",
+        unset: "standard error",
         example: "/var/log/sync-server.log",
         doc: "The file that the log goes to",
         long: "Opened anew on SIGHUP and `sync-server reload`, so that it can be rotated.",
@@ -425,7 +425,7 @@ pub static TABLE: &[Setting] = &[
     Setting {
         key: "pid_file",
         section: PROCESS,
-        unset: "no such file is written",
+        unset: "none",
         example: "/run/sync-server.pid",
         doc: "The file that holds the process ID of the background process",
         set: |config, text, cwd| put_some(&mut config.pid_file, value::path(text, cwd)),
@@ -461,4 +461,107 @@ fn push<T>(place: &mut Vec<T>, parsed: Parsed<T>) -> Result<String, String> {
     let (value, shown) = parsed?;
     place.push(value);
     Ok(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_name_is_used_twice() {
+        let mut names = BTreeSet::new();
+        let mut add = |name: String| assert!(names.insert(name.clone()), "{name} is used twice");
+        for setting in TABLE {
+            add(setting.key.replace('_', "."));
+            add(format!("--{}", setting.flag()));
+            add(setting.variable());
+            let more = [setting.names.alias.map(str::to_owned), setting.file_variable()];
+            let short = setting.names.short.map(|short| format!("-{short}"));
+            more.into_iter().flatten().chain(short).for_each(&mut add);
+        }
+    }
+
+    #[test]
+    fn no_key_is_both_an_option_and_a_table() {
+        for (a, b) in TABLE.iter().flat_map(|a| TABLE.iter().map(move |b| (a.key, b.key))) {
+            assert!(!b.starts_with(&format!("{a}.")), "{a} and {b}");
+        }
+    }
+
+    #[test]
+    fn names_follow_from_the_key() {
+        let setting = find("snapshot.versions").expect("it is there");
+        assert_eq!(setting.flag(), "snapshot-versions");
+        assert_eq!(setting.variable(), "SNAPSHOT_VERSIONS");
+        let setting = find("migration.copy_dir").expect("it is there");
+        assert_eq!(setting.flag(), "migration-copy-dir");
+        assert_eq!(setting.variable(), "MIGRATION_COPY_DIR");
+    }
+
+    #[test]
+    fn keys_are_words_that_every_notation_can_write() {
+        for setting in TABLE {
+            let good = |c: char| c.is_ascii_lowercase() || matches!(c, '.' | '_');
+            assert!(setting.key.chars().all(good), "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn the_reference_servers_names_are_kept() {
+        for (short, flag, variable) in [
+            (Some('l'), "listen", "LISTEN"),
+            (Some('C'), "allow-client-id", "CLIENT_ID"),
+            (None, "no-create-clients", "CREATE_CLIENTS"),
+            (None, "snapshot-versions", "SNAPSHOT_VERSIONS"),
+            (None, "snapshot-days", "SNAPSHOT_DAYS"),
+            (Some('d'), "data-dir", "DATA_DIR"),
+        ] {
+            let setting = TABLE.iter().find(|setting| setting.flag() == flag).expect(flag);
+            assert_eq!((setting.names.short, setting.variable().as_str()), (short, variable));
+        }
+        assert_eq!(find("log.level").and_then(|setting| setting.names.alias), Some("RUST_LOG"));
+    }
+
+    #[test]
+    fn every_default_and_every_example_is_valid() {
+        for setting in TABLE {
+            let mut config = Config::default();
+            for text in
+                [setting.default, Some(setting.example)].into_iter().flatten().filter(|text| !text.is_empty())
+            {
+                (setting.set)(&mut config, text, Path::new("/")).expect(setting.key);
+            }
+        }
+    }
+
+    #[test]
+    fn every_option_says_what_it_is_and_what_holds_without_it() {
+        for setting in TABLE {
+            let key = setting.key;
+            assert!(!setting.section.is_empty() && !setting.doc.is_empty(), "{key}");
+            assert!(!setting.doc.ends_with('.') && setting.doc.len() < 80, "{key}: {}", setting.doc);
+            assert!(setting.long.is_empty() || setting.long.ends_with('.'), "{key}: {}", setting.long);
+            assert_eq!(setting.default.is_some(), setting.unset.is_empty(), "{key}");
+            assert!(setting.default.is_some() || !setting.in_file || !setting.example.is_empty(), "{key}");
+        }
+    }
+
+    #[test]
+    fn every_secret_may_stand_in_a_file_of_its_own() {
+        for setting in TABLE {
+            assert_eq!(setting.file_variable().is_some(), setting.secret, "{}", setting.key);
+            assert_eq!(setting.credential().is_some(), setting.secret, "{}", setting.key);
+        }
+        let client_id = find("client_id").expect("it is there");
+        assert!(client_id.secret);
+        assert_eq!(client_id.file_variable().as_deref(), Some("CLIENT_ID_FILE"));
+        assert_eq!(client_id.credential().as_deref(), Some("client_id"));
+    }
+
+    #[test]
+    fn the_options_of_a_section_stand_together() {
+        let sections = sections();
+        assert_eq!(sections.len(), sections.iter().collect::<BTreeSet<_>>().len(), "{sections:?}");
+    }
 }

@@ -183,10 +183,21 @@ pub fn duration_or_none(text: &str) -> Parsed<Duration> {
 
 /// Log directives as RUST_LOG has them.
 pub fn directives(text: &str) -> Parsed<String> {
-    match env_filter::Builder::new().try_parse(text) {
-        Ok(_) => same(text.to_owned()),
-        Err(_) => Err("is not a list of log levels".to_owned()),
+    if env_filter::Builder::new().try_parse(text).is_err() {
+        return Err("is not a list of log levels".to_owned());
     }
+    let levels = text.split('/').next().unwrap_or_default();
+    match levels.split(',').map(str::trim).find(|directive| !is_meant(directive)) {
+        Some(directive) => Err(format!("names a level that there is not, {directive:?}")),
+        None => same(text.to_owned()),
+    }
+}
+
+/// A word alone may be a module, all of which is then logged, and nothing else: a mistyped level
+/// would silence the log.
+fn is_meant(directive: &str) -> bool {
+    let is_level = directive.parse::<log::LevelFilter>().is_ok();
+    is_level || directive.contains('=') || directive.is_empty() || directive.starts_with("sync_server")
 }
 
 fn same(text: String) -> Parsed<String> {
@@ -296,10 +307,12 @@ mod tests {
 
     #[test]
     fn log_directives_are_levels_by_module() {
-        for text in ["info", "off", "warn,sync_server::http=debug"] {
+        for text in
+            ["info", "off", "INFO,", "warn,sync_server::http=debug", "sync_server::http", "hyper=trace,warn"]
+        {
             directives(text).expect(text);
         }
-        for text in ["info,sync_server=loud", "a=b=c"] {
+        for text in ["info,sync_server=loud", "a=b=c", "loud", "infos,sync_server=debug"] {
             directives(text).expect_err(text);
         }
     }

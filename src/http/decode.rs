@@ -105,7 +105,11 @@ impl Decoder {
     pub fn step(&mut self, decoded: &mut Vec<u8>) -> Result<Step, Broken> {
         self.feed().allowance = STEP_INPUT;
         let mut buffer = std::mem::take(&mut self.buffer);
-        let result = self.reader().read(&mut buffer);
+        let mut result = self.reader().read(&mut buffer);
+        if let Ok(0) = result {
+            // The brotli decoder tells only whoever asks again that something follows the end.
+            result = self.reader().read(&mut buffer);
+        }
         self.buffer = buffer;
         match result {
             Ok(0) if self.feed().is_empty() => Ok(Step::End),

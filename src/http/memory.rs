@@ -37,14 +37,13 @@ pub enum Reservation {
 pub struct Exhausted;
 
 impl Memory {
-    /// A quarter for small bodies, the rest for large ones.
+    /// Split as the configuration says.
     pub fn new(limits: &Limits) -> Memory {
-        // The large share must hold a body of the largest size even where the total is tight.
-        let large = (limits.memory - limits.memory / 4).max(limits.body.min(limits.memory));
-        let small = (limits.memory - large).max(SMALL);
+        // A small body must always fit, however little there is.
+        let small = limits.small_memory().max(SMALL);
         Memory {
             small: Arc::new(Semaphore::new(small / UNIT)),
-            large: Arc::new(Large::new(large)),
+            large: Arc::new(Large::new(limits.large_memory())),
             wait: limits.memory_wait,
         }
     }
@@ -347,6 +346,7 @@ fn all_can_finish(capacity: usize, held: impl Iterator<Item = Held>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     const MIB: usize = 1024 * 1024;
 
@@ -354,22 +354,9 @@ mod tests {
         Held { bytes, claim }
     }
 
-    fn limits(memory: usize, body: usize, wait: Duration) -> Limits {
-        let second = Duration::from_secs(1);
-        Limits {
-            body,
-            memory,
-            memory_wait: wait,
-            connections: 10,
-            header_timeout: second,
-            body_timeout: second,
-            idle_timeout: second,
-            shutdown_timeout: second,
-        }
-    }
-
     fn memory(wait: Duration) -> Memory {
-        Memory::new(&limits(16 * MIB, 10 * MIB, wait))
+        let limits = Config::default().limits;
+        Memory::new(&Limits { body: 10 * MIB, memory: 16 * MIB, memory_wait: wait, ..limits })
     }
 
     fn run<T>(work: impl Future<Output = T>) -> T {
@@ -509,11 +496,5 @@ mod tests {
             memory.grow(&mut growing, 2 * MIB, 3 * MIB).await.unwrap();
             assert_eq!(memory.grow(&mut growing, 4 * MIB, 4 * MIB).await, Err(Exhausted));
         });
-    }
-
-    #[test]
-    fn a_tight_total_still_holds_one_body_of_the_largest_size() {
-        let memory = Memory::new(&limits(12 * MIB, 11 * MIB, SOON));
-        assert_eq!(memory.largest(), 11 * MIB);
     }
 }

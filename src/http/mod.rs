@@ -284,7 +284,7 @@ impl App {
 fn warn_of_memory(client: ClientId) {
     log::warn!(
         "a request of client {client:?} was refused: no memory for its body became free in time; \
-         if this happens often, raise the option limits.memory"
+         if this happens often, raise the option body.memory"
     );
 }
 

@@ -258,6 +258,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -271,14 +272,10 @@ mod tests {
         fn new() -> Clock {
             let start = Instant::now();
             let limits = Limits {
-                body: 0,
-                memory: 0,
-                memory_wait: SECOND,
-                connections: 1,
                 header_timeout: 10 * SECOND,
                 body_timeout: 30 * SECOND,
                 idle_timeout: 75 * SECOND,
-                shutdown_timeout: SECOND,
+                ..Config::default().limits
             };
             Clock { watch: Watch::new(&limits, start), progress: Progress::default(), start }
         }
