@@ -1,4 +1,5 @@
 //! Drives the real program from outside: over sockets, signals, files and exit codes.
 
 mod config;
+mod house;
 mod util;
