@@ -2,4 +2,5 @@
 
 mod config;
 mod house;
+mod lifecycle;
 mod util;
