@@ -329,3 +329,60 @@ impl Replica {
         self.connection.request("GET", "/v1/client/snapshot", &[("X-Client-Id", &client)], b"")
     }
 }
+
+/// Reproducible chance. The seed is printed; `SYNC_SERVER_TEST_SEED` sets it.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(purpose: &str) -> Random {
+        let given = std::env::var("SYNC_SERVER_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = given.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
+        eprintln!("{purpose}: SYNC_SERVER_TEST_SEED={seed}");
+        Random(seed)
+    }
+
+    /// For a thread, so that its numbers do not depend on how fast the others run.
+    pub fn split(&mut self) -> Random {
+        Random(self.next())
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| self.next() as u8).collect()
+    }
+
+    /// The generator "splitmix64".
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// `rounds` in an ordinary run, `many` in a soak.
+pub fn soak(rounds: usize, many: usize) -> usize {
+    if std::env::var_os("SYNC_SERVER_TEST_SOAK").is_some() { many } else { rounds }
+}
+
+/// What `tests/run` put under the build directory for the tests; `None`, after a word about it,
+/// where it is missing.
+pub fn tool(name: &str, path: &str) -> Option<PathBuf> {
+    let tools = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("test-tools");
+    let tool = tools.join(path);
+    if tool.exists() {
+        return Some(tool);
+    }
+    skip(&format!("{name} is not at {}; `tests/run` puts it there", tool.display()));
+    None
+}
+
+/// Says why a test cannot run here. Where everything must run, as under `tests/run`, that is a failure.
+pub fn skip(reason: &str) {
+    assert!(std::env::var_os("SYNC_SERVER_TEST_REQUIRE_TOOLS").is_none(), "{reason}");
+    eprintln!("skipped: {reason}");
+}
