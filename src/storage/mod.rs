@@ -6,6 +6,8 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod lock;
+pub mod owner;
 pub mod schema;
 pub mod sqlite;
 

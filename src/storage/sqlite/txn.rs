@@ -7,9 +7,12 @@ use rusqlite::{CachedStatement, Connection, MAIN_DB, OptionalExtension, Row, par
 use std::path::Path;
 use uuid::Uuid;
 
-/// Larger bodies are moved by incremental I/O: bound or read as a value, SQLite would hold two
-/// more copies of them in memory.
-const INLINE: usize = 16 * 1024 * 1024;
+/// Larger bodies are read by incremental I/O: as a value, SQLite would copy them once more.
+const INLINE_READ: usize = 256 * 1024;
+
+/// Larger bodies are written by incremental I/O, which is slower but does without the two more
+/// copies that SQLite holds of a bound value.
+const INLINE_WRITE: usize = 16 * 1024 * 1024;
 
 /// Where the held snapshot is larger than this many bytes, the client's row is changed in place:
 /// an UPDATE would read and write the whole snapshot beside it.
@@ -73,7 +76,7 @@ impl<'c> Txn<'c> {
              WHERE c.client_id = ?1
              LIMIT 1",
         )?;
-        let inline = i64::try_from(room.min(INLINE)).unwrap_or(i64::MAX);
+        let inline = i64::try_from(room.min(INLINE_READ)).unwrap_or(i64::MAX);
         let parameters = params![Text::of(client.uuid()), Text::of(parent.uuid()), inline];
         let mut rows = statement.query(parameters)?;
         let Some(row) = rows.next()? else { return Ok(None) };
@@ -91,7 +94,7 @@ impl<'c> Txn<'c> {
              FROM clients
              WHERE client_id = ?1 AND snapshot_version_id IS NOT NULL AND snapshot IS NOT NULL",
         )?;
-        let inline = i64::try_from(room.min(INLINE)).unwrap_or(i64::MAX);
+        let inline = i64::try_from(room.min(INLINE_READ)).unwrap_or(i64::MAX);
         let mut rows = statement.query(params![Text::of(client.uuid()), inline])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         let version = version_at(row, 0)?.unwrap_or(VersionId::NIL);
@@ -111,7 +114,7 @@ impl<'c> Txn<'c> {
         if len > room {
             return Ok(Body::TooLarge(len));
         }
-        if len <= INLINE {
+        if len <= INLINE_READ {
             let bytes = row.get_ref(first + 2)?.as_bytes_or_null()?.unwrap_or_default();
             return Ok(Body::Bytes(bytes.to_vec()));
         }
@@ -132,7 +135,7 @@ impl<'c> Txn<'c> {
         let sql = "INSERT INTO versions (version_id, client_id, parent_version_id, history_segment)
                    VALUES (?1, ?2, ?3, ?4)";
         let mut statement = self.statement(sql)?;
-        if segment.len() <= INLINE {
+        if segment.len() <= INLINE_WRITE {
             return statement.execute(params![id, client, parent, segment]).map(|_| ());
         }
         statement.execute(params![id, client, parent, zeros(segment)])?;
@@ -200,7 +203,7 @@ impl<'c> Txn<'c> {
              WHERE client_id = ?1
              RETURNING rowid",
         )?;
-        if snapshot.len() <= INLINE {
+        if snapshot.len() <= INLINE_WRITE {
             return statement.query_row(params![client, version, now, snapshot], |_| Ok(()));
         }
         let rowid = statement.query_row(params![client, version, now, zeros(snapshot)], |row| row.get(0))?;

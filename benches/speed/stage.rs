@@ -1,0 +1,64 @@
+//! What all measurements share: the options, a place on the disk, the yardsticks, the large databases.
+
+use crate::bare::Bare;
+use crate::options::{Options, Subject};
+use crate::prefill::Prefilled;
+use crate::server::Server;
+use crate::{Result, disk};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+use tempfile::TempDir;
+
+pub struct Stage<'a> {
+    pub options: &'a Options,
+    root: TempDir,
+    bare: Bare,
+    prefilled: RefCell<BTreeMap<(usize, usize), Rc<Prefilled>>>,
+}
+
+impl Stage<'_> {
+    pub fn new(options: &Options) -> Result<Stage<'_>> {
+        let root = tempfile::Builder::new().prefix("speed-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
+        let root = root.map_err(|error| format!("{}: {error}", env!("CARGO_TARGET_TMPDIR")))?;
+        disk::check(root.path())?;
+        Ok(Stage { options, root, bare: Bare::start()?, prefilled: RefCell::default() })
+    }
+
+    /// The length of a load.
+    pub fn length(&self) -> Duration {
+        self.options.length
+    }
+
+    /// A directory for everything that must not outlive the run.
+    pub fn dir(&self) -> &Path {
+        self.root.path()
+    }
+
+    pub fn bare(&self) -> &Bare {
+        &self.bare
+    }
+
+    /// Starts a server without any data.
+    pub fn start(&self, subject: &Subject) -> Result<Server> {
+        Server::start(subject, self.dir(), |_| Ok(()))
+    }
+
+    /// Starts a server on a copy of this database.
+    pub fn start_on(&self, subject: &Subject, database: &Prefilled) -> Result<Server> {
+        Server::start(subject, self.dir(), |dir| database.copy_into(dir))
+    }
+
+    /// So many clients with so many versions each; made when first asked for.
+    pub fn prefilled(&self, clients: usize, versions_each: usize) -> Result<Rc<Prefilled>> {
+        let key = (clients, versions_each);
+        if let Some(made) = self.prefilled.borrow().get(&key) {
+            return Ok(made.clone());
+        }
+        let made = Rc::new(Prefilled::new(self.dir(), clients, versions_each)?);
+        self.prefilled.borrow_mut().insert(key, made.clone());
+        Ok(made)
+    }
+}
