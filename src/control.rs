@@ -55,7 +55,9 @@ impl Socket {
         let listener = net::UnixListener::bind(path).map_err(|error| failed(error.to_string()))?;
         let socket = Socket { listener, path: path.to_owned() };
         let private = std::fs::set_permissions(path, Permissions::from_mode(0o600));
-        private.and_then(|()| socket.listener.set_nonblocking(true)).map_err(|error| failed(error.to_string()))?;
+        private
+            .and_then(|()| socket.listener.set_nonblocking(true))
+            .map_err(|error| failed(error.to_string()))?;
         Ok(socket)
     }
 
@@ -89,9 +91,8 @@ pub fn ask(config: &Config, environment: &Environment, verb: &str) -> Result<Str
     let path = lock::control_socket(&data_dir).unwrap_or_else(|| path(&data_dir, environment));
     check_length(&path).map_err(|why| format!("cannot ask at {}: {why}", path.display()))?;
     let stream = net::UnixStream::connect(&path).map_err(|error| no_server(&error, &path, &data_dir))?;
-    let answer = exchange(stream, verb).map_err(|error| {
-        format!("the server at {} did not answer: {error}", path.display())
-    })?;
+    let answer = exchange(stream, verb)
+        .map_err(|error| format!("the server at {} did not answer: {error}", path.display()))?;
     match answer.trim_end().split_once(' ') {
         Some(("ok", text)) => Ok(text.to_owned()),
         Some(("error", why)) => Err(why.to_owned()),

@@ -48,7 +48,11 @@ pub fn serve(config: Config, environment: &Environment) -> Result<(), Failure> {
     // Client IDs are credentials: what this process makes is nobody else's to read.
     rustix::process::umask(Mode::from_raw_mode(0o027));
     let held = logging::install(&config.log).map_err(failure)?;
-    if config.daemonize { in_background(&config, environment, held) } else { in_foreground(&config, environment, held) }
+    if config.daemonize {
+        in_background(&config, environment, held)
+    } else {
+        in_foreground(&config, environment, held)
+    }
 }
 
 fn in_foreground(config: &Config, environment: &Environment, held: logging::Held) -> Result<(), Failure> {
@@ -87,7 +91,8 @@ fn check_daemonize(config: &Config, environment: &Environment) -> Result<(), Fai
         return Ok(());
     }
     if environment.var("NOTIFY_SOCKET").is_some() {
-        let message = "daemonize: a service manager that sets NOTIFY_SOCKET wants the program in the foreground";
+        let message =
+            "daemonize: a service manager that sets NOTIFY_SOCKET wants the program in the foreground";
         return Err(Failure { message: message.to_owned(), exit_code: 64 });
     }
     if config.log.file.is_none() {
@@ -100,8 +105,8 @@ fn check_daemonize(config: &Config, environment: &Environment) -> Result<(), Fai
 /// Does everything that can fail for a reason outside of this program.
 fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failure> {
     greeting::begin();
-    let data_dir = place::data_dir(config, environment)
-        .map_err(|message| Failure { message, exit_code: 78 })?;
+    let data_dir =
+        place::data_dir(config, environment).map_err(|message| Failure { message, exit_code: 78 })?;
     directory::make(&data_dir).map_err(failure)?;
     let lock = DirectoryLock::take(&data_dir).map_err(failure)?;
     let listeners = listen::bind(&config.listen).map_err(|failures| failure(failures.join("\n")))?;

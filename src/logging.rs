@@ -69,7 +69,8 @@ impl Held {
         let Held { handle, output } = self;
         let (queue, format) = (handle.queue.clone(), handle.format);
         let thread = std::thread::Builder::new().name("log".to_owned());
-        let spawned = thread.spawn(move || queue.drain(output, |lost, cause| lost_lines(format, lost, cause)));
+        let spawned =
+            thread.spawn(move || queue.drain(output, |lost, cause| lost_lines(format, lost, cause)));
         spawned.map_err(|error| format!("cannot start the log's thread: {error}"))?;
         Ok(handle)
     }

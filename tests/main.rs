@@ -1,4 +1,6 @@
 //! Drives the real program from outside: over sockets, signals, files and exit codes.
 
+mod chain;
 mod clients;
+mod crash;
 mod util;

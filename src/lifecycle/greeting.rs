@@ -80,7 +80,10 @@ mod tests {
         let environment = Environment::from([("STATE_DIRECTORY", "/var/lib/private/x:/other")]);
         let why = |dir| why(&config, &environment, Path::new(dir));
         assert_eq!(why("/var/lib/private/x"), "as the service manager says");
-        assert_eq!(why("/var/lib/taskchampion-sync-server/data"), "a database of taskchampion-sync-server is there");
+        assert_eq!(
+            why("/var/lib/taskchampion-sync-server/data"),
+            "a database of taskchampion-sync-server is there"
+        );
         assert_eq!(why("/var/lib/sync-server"), "the default");
         assert!(why("/home/me/.local/share/sync-server").contains("cannot be written"));
     }

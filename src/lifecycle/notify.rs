@@ -65,7 +65,9 @@ pub async fn watchdog(workers: Workers) {
                 tell(&[Watchdog]);
                 tokio::time::sleep(limit / 2).await;
             }
-            Err(_) => log::error!("the worker threads have not answered for {limit:?}: the watchdog is not told"),
+            Err(_) => {
+                log::error!("the worker threads have not answered for {limit:?}: the watchdog is not told")
+            }
         }
     }
 }

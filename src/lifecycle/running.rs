@@ -5,9 +5,9 @@
 
 use super::{Failure, Premises, failure, greeting, notify};
 use crate::config::{Config, Environment};
+use crate::control::Socket;
 use crate::http::App;
 use crate::service::Policy;
-use crate::control::Socket;
 use crate::storage::Storage;
 use crate::storage::lock::DirectoryLock;
 use crate::storage::sqlite::Sqlite;
