@@ -4,4 +4,5 @@ mod adoption;
 mod chain;
 mod clients;
 mod crash;
+mod faults;
 mod util;
