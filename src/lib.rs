@@ -1,8 +1,74 @@
-//! The sync server for Taskwarrior 3 and every other TaskChampion program.
+//! The sync server for Taskwarrior 3 and every other TaskChampion program, as a house with rooms.
+//!
+//! One package, one binary. The library exists for tests, benches and fuzzing, and promises nobody
+//! a stable interface.
+//!
+//! ```text
+//!            main ──► cli ──► config/            street door: flags, environment, file → one Config
+//!                      │
+//!        ┌─────────────┼──────────────┐
+//!    healthcheck    lifecycle      control       start and stop, signals, systemd, the control socket
+//!                      │
+//!          listen ──► http/ ──► workers          async floor: tokio and hyper live only up here
+//!                      │           │
+//!      ════════════════╪═══════════╪══════════   the one async/blocking line
+//!                      │           ▼
+//!                      │        service          blocking floor: no tokio below the line
+//!                      │           │
+//!                      │        storage/
+//!                      ▼           ▼
+//!                     protocol                   cellar: pure
+//! ```
+//!
+//! Arrows point down only. A request walks one way and back: [`listen`] (accept, permit, peer
+//! address), [`http`] (head and body under deadlines and limits; its `wire` turns bytes into a
+//! [`protocol::Request`]), [`workers`] (bounded queue; full means 503), [`service`] (read facts,
+//! decide, apply, in one database transaction), [`protocol`] (the decision), commit, the response,
+//! and one log line. **Nothing is answered before the commit that contains it.**
+//!
+//! | room | what it is for | what it does not know |
+//! |---|---|---|
+//! | [`protocol`] | IDs, requests, outcomes, and the rules as total functions | clocks, randomness, I/O |
+//! | [`service`] | the four transactions over a storage transaction | clocks, randomness, which database, HTTP |
+//! | [`storage`] | one narrow trait; transactions are closures, so "forgot to roll back" cannot be written | the protocol's decisions, tokio |
+//! | [`storage::sqlite`] | one writer, pooled readers, adoption and migration, faults in words that help | who asks |
+//! | [`workers`] | named threads behind bounded queues; group commit; the clock and new IDs | HTTP, SQL |
+//! | [`http`] | one connection: deadlines, bounded bodies, the memory budget; `wire` is pure and holds every path, header and status | databases, signals |
+//! | [`listen`] | TCP and unix sockets; accept with permits and back-off; drain | what is said on a connection |
+//! | [`lifecycle`] | the order of start and stop, signals, systemd's notifications and watchdog | requests |
+//! | [`control`] | the control socket: what needs the running server | the network |
+//! | [`config`] | every option declared once; flags, environment and file become one [`config::Config`]; all problems at once | what options do |
+//! | [`logging`] | the log, behind a bounded queue that never blocks a request | who logs |
+//! | [`healthcheck`] | asks a running server whether it is well | the server's inside |
+//! | [`cli`] | the command line, built from the option table | everything below its verbs |
+//!
+//! # Order of start and stop
+//!
+//! 1. Arguments. Help, version and generated texts are answered and touch nothing.
+//! 2. Configuration, all problems at once. Exit code 64 for usage, 78 for configuration.
+//! 3. What can fail visibly: the data directory and its lock, the listeners, the database's
+//!    migrations, after which it is closed again.
+//! 4. The fork, if asked for. Nothing threaded exists before it, no SQLite handle crosses it.
+//! 5. The log. 6. Storage and worker threads. 7. The runtime, accepting. 8. Readiness.
+//! 9. A stop: accept no more, drain under a deadline, join the workers, close the storage.
+//!
+//! # Habits
+//!
+//! Time, randomness and environment are arguments. An ordinary refusal is a value; an `Err` means
+//! that something is broken. Each fact stands once. The top that answers is the top that logs.
+//! A client ID is a credential and is never logged whole. Tests use the real thing or nothing at
+//! all. `tests/house.rs` holds the walls.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod healthcheck;
 pub mod http;
+pub mod lifecycle;
+pub mod listen;
+pub mod logging;
 pub mod protocol;
 pub mod service;
 pub mod storage;

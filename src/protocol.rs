@@ -358,7 +358,8 @@ mod tests {
     #[test]
     fn a_snapshot_from_the_future_and_the_largest_numbers_do_not_overflow() {
         let huge = SnapshotPolicy { days: u32::MAX, versions: u32::MAX };
-        assert_eq!(urgency(huge, held(-400, u32::MAX), i64::MAX), Urgency::Low);
+        assert_eq!(urgency(huge, held(400, u32::MAX), 0), Urgency::Low);
+        assert_eq!(urgency(huge, held(0, 0), i64::MAX), Urgency::High);
         let future = Some(Snapshot { version: id(1), timestamp: i64::MAX, versions_since: 0 });
         assert_eq!(urgency(POLICY, future, i64::MIN), Urgency::None);
     }

@@ -1,13 +1,32 @@
 //! What the operator decided, as one value.
+//!
+//! [`table`] declares every option once; [`resolve`] makes one [`Config`] of flags, environment,
+//! file and defaults, or says everything that is wrong with them. Knows nothing of sockets,
+//! databases and threads.
+
+pub mod file;
+pub mod place;
+pub mod render;
+mod resolve;
+pub mod table;
+mod value;
+
+pub use resolve::{Effective, Flags, Origin, Resolved, Secret, Sources, resolve};
 
 use crate::protocol::{ClientId, SnapshotPolicy};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Everything that the program was told, checked and complete.
+///
+/// The default is what holds where nobody tells it anything.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The configuration file that was read; absolute.
+    pub file: Option<PathBuf>,
     /// Where to listen, at least one.
     pub listen: Vec<Endpoint>,
     /// The path under which the protocol is served; begins and ends with `/`.
@@ -32,6 +51,17 @@ pub struct Config {
     pub daemonize: bool,
     /// The file that holds the background process' ID.
     pub pid_file: Option<PathBuf>,
+    /// What is allowed but probably not meant, one line each, for the log of the start.
+    pub warnings: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        match resolve(&Sources::default()) {
+            Ok(resolved) => resolved.config,
+            Err(problems) => unreachable!("the defaults are valid: {problems:?}"),
+        }
+    }
 }
 
 /// One place to listen at.
@@ -41,6 +71,19 @@ pub enum Endpoint {
     Tcp(String),
     /// A unix socket.
     Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// Whether only this machine can reach it, as far as its text tells.
+    pub fn is_local(&self) -> bool {
+        let Endpoint::Tcp(address) = self else { return true };
+        match address.parse::<SocketAddr>() {
+            Ok(address) => address.ip().to_canonical().is_loopback(),
+            Err(_) => {
+                address.rsplit_once(':').is_some_and(|(host, _)| host.eq_ignore_ascii_case("localhost"))
+            }
+        }
+    }
 }
 
 /// Limits of requests and connections. Sizes in bytes.
@@ -62,6 +105,18 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// How long requests in flight may take to finish once the server is told to stop.
     pub shutdown_timeout: Duration,
+}
+
+impl Limits {
+    /// The part of [`Limits::memory`] that only small bodies may use, so that large ones block nobody.
+    pub fn small_memory(&self) -> usize {
+        self.memory / 4
+    }
+
+    /// The part of [`Limits::memory`] for all other bodies; holds at least one of [`Limits::body`].
+    pub fn large_memory(&self) -> usize {
+        self.memory - self.small_memory()
+    }
 }
 
 /// The log.
@@ -91,4 +146,63 @@ pub struct Migration {
     pub copy: bool,
     /// Where, instead of the data directory.
     pub copy_dir: Option<PathBuf>,
+}
+
+/// The environment variables. An empty one is the same as none.
+#[derive(Clone, Debug, Default)]
+pub struct Environment(BTreeMap<String, OsString>);
+
+impl Environment {
+    /// Takes variables as the system gives them.
+    pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Environment {
+        let named = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
+        Environment(variables.into_iter().filter_map(named).filter(|(_, value)| !value.is_empty()).collect())
+    }
+
+    /// The value of a variable that is set, not empty, and UTF-8.
+    pub fn var(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.to_str()
+    }
+
+    /// Whether a variable is set to something that is not UTF-8.
+    pub fn is_garbled(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|value| value.to_str().is_none())
+    }
+}
+
+#[cfg(test)]
+impl<const N: usize> From<[(&str, &str); N]> for Environment {
+    fn from(variables: [(&str, &str); N]) -> Environment {
+        Environment::new(variables.map(|(name, value)| (name.into(), value.into())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_local_where_its_text_says_so() {
+        for local in ["localhost:8080", "LOCALHOST:1", "127.0.0.1:80", "127.9.9.9:80", "[::1]:80"] {
+            assert!(Endpoint::Tcp(local.to_owned()).is_local(), "{local}");
+        }
+        assert!(Endpoint::Unix("/run/s.sock".into()).is_local());
+        for open in ["0.0.0.0:80", "[::]:80", "192.0.2.1:80", "tasks.example.org:80"] {
+            assert!(!Endpoint::Tcp(open.to_owned()).is_local(), "{open}");
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_is_unset() {
+        let environment = Environment::from([("EMPTY", ""), ("FULL", "x")]);
+        assert_eq!(environment.var("EMPTY"), None);
+        assert_eq!(environment.var("FULL"), Some("x"));
+    }
+
+    #[test]
+    fn the_memory_has_room_for_the_largest_body_unless_told_otherwise() {
+        let Config { limits, .. } = Config::default();
+        assert!(limits.large_memory() >= limits.body);
+        assert_eq!(limits.small_memory() + limits.large_memory(), limits.memory);
+    }
 }

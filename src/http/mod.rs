@@ -1,1 +1,297 @@
-//! One HTTP connection.
+//! One HTTP connection: deadlines, limits, dispatch, and the log line of each request.
+//!
+//! Knows what the workers answer, not how; what an answer looks like is [`wire`]'s business.
+
+mod body;
+mod connection;
+mod decode;
+mod line;
+mod memory;
+mod timed;
+pub mod wire;
+
+use self::body::{Reading, Reply};
+use self::line::{Line, Shown};
+use self::memory::{Memory, Reservation};
+use self::timed::{Phase, Progress};
+use self::wire::{Answer, Ask, Fetch, Problem, Upload};
+use crate::config::{Config, Limits};
+use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, Write};
+use crate::workers::{Failure, Workers};
+use hyper::Response;
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONNECTION, HeaderValue};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The room that every read brings along; most segments are smaller.
+const FIRST_ROOM: usize = 128 * 1024;
+
+/// How often a read may find that what it asked for has become larger than it was told.
+const ROOM_ATTEMPTS: usize = 4;
+
+/// A body of this many bytes keeps its reservation while the workers have it, even where its
+/// connection is lost meanwhile.
+const KEPT: usize = 16 * 1024;
+
+/// How long the workers may take to answer a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What all connections share.
+pub struct App {
+    workers: Workers,
+    base_path: String,
+    allowed: Option<BTreeSet<ClientId>>,
+    limits: Limits,
+    memory: Memory,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub enum Peer {
+    /// An address.
+    Tcp(SocketAddr),
+    /// Someone on this machine.
+    Unix,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Tcp(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).fmt(f),
+            Peer::Unix => f.write_str("unix"),
+        }
+    }
+}
+
+/// An answer and what the log says of its request.
+struct Answered {
+    answer: Answer,
+    client: Option<ClientId>,
+    received: usize,
+    reservation: Option<Reservation>,
+}
+
+impl Answered {
+    fn new(answer: Answer, client: Option<ClientId>) -> Answered {
+        Answered { answer, client, received: 0, reservation: None }
+    }
+}
+
+impl App {
+    /// Takes what it needs of the configuration.
+    pub fn new(config: &Config, workers: Workers) -> App {
+        App {
+            workers,
+            base_path: config.base_path.clone(),
+            allowed: config.client_id.clone(),
+            limits: config.limits,
+            memory: Memory::new(&config.limits),
+        }
+    }
+
+    /// How many connections may be open at once.
+    pub fn connections(&self) -> usize {
+        self.limits.connections
+    }
+
+    /// How long requests in flight may take to finish once the server is told to stop.
+    pub fn shutdown_timeout(&self) -> Duration {
+        self.limits.shutdown_timeout
+    }
+
+    async fn answer(
+        &self,
+        request: hyper::Request<Incoming>,
+        progress: Arc<Progress>,
+        peer: Peer,
+    ) -> Response<Reply> {
+        let began = Instant::now();
+        progress.enter(Phase::Busy);
+        let (head, mut incoming) = request.into_parts();
+        let path = head.uri.path();
+        let ask = wire::ask(&self.base_path, &head.method, path, &head.headers);
+        let is_probe = matches!(ask, Ok(Ask::Health | Ask::Ready));
+        let answered = match ask {
+            Ok(Ask::Banner) => Answered::new(wire::banner(), None),
+            Ok(Ask::Health) => Answered::new(wire::health(true), None),
+            Ok(Ask::Ready) => Answered::new(wire::health(self.is_ready().await), None),
+            Ok(Ask::Fetch(fetch)) => self.fetch(fetch, path).await,
+            Ok(Ask::Upload(upload)) => self.upload(upload, path, &mut incoming, &progress).await,
+            Err(problem) => {
+                self.warn_of_prefix(&problem, path);
+                Answered::new(wire::problem(&problem), None)
+            }
+        };
+        let mut response = answered.answer;
+        if !incoming.is_end_stream() {
+            // What is left of the body would be taken for the next request.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            progress.linger();
+        }
+        let bytes = if answered.received > 0 { answered.received } else { response.body().len() };
+        let line = Line {
+            method: &head.method,
+            path,
+            status: response.status().as_u16(),
+            client: answered.client,
+            bytes,
+            took: began.elapsed(),
+            peer,
+            is_probe,
+        };
+        line.log();
+        response.map(|body| Reply::new(body, answered.reservation, progress))
+    }
+
+    async fn is_ready(&self) -> bool {
+        match tokio::time::timeout(PROBE_TIMEOUT, self.workers.probe()).await {
+            Ok(Ok(())) => true,
+            Ok(Err(failure)) => {
+                log::warn!("not ready: {}", reason(&failure));
+                false
+            }
+            Err(_) => {
+                log::warn!("not ready: the database did not answer within {} s", PROBE_TIMEOUT.as_secs());
+                false
+            }
+        }
+    }
+
+    async fn fetch(&self, fetch: Fetch, path: &str) -> Answered {
+        let client = fetch.client();
+        if let Err(problem) = self.admit(client) {
+            return Answered::new(wire::problem(&problem), Some(client));
+        }
+        let mut room = FIRST_ROOM;
+        for _ in 0..ROOM_ATTEMPTS {
+            let Ok(mut reservation) = self.memory.reserve(room).await else { break };
+            // Whoever finds out how large the body is gives back this much before asking for more:
+            // nobody waits for memory while holding some.
+            match self.workers.call(fetch.request(room)).await {
+                Ok(Outcome::NeedsRoom(needed)) => room = needed,
+                result => {
+                    let answer = self.conclude(client, path, result);
+                    reservation.shrink(answer.body().len());
+                    return Answered {
+                        reservation: Some(reservation),
+                        ..Answered::new(answer, Some(client))
+                    };
+                }
+            }
+        }
+        warn_of_memory(client);
+        Answered::new(wire::problem(&Problem::NoMemory), Some(client))
+    }
+
+    async fn upload(
+        &self,
+        upload: Upload,
+        path: &str,
+        incoming: &mut Incoming,
+        progress: &Progress,
+    ) -> Answered {
+        let client = upload.client;
+        let collected = match self.admit(client) {
+            Ok(()) => {
+                let reading = Reading { incoming, progress, memory: &self.memory, limit: self.limits.body };
+                reading.collect(upload.coding).await
+            }
+            Err(problem) => Err(problem),
+        };
+        progress.enter(Phase::Busy);
+        match collected {
+            Ok((body, reservation)) => {
+                let received = body.len();
+                let result = self.store(upload.with_body(body), reservation).await;
+                let answer = self.conclude(client, path, result);
+                Answered { received, ..Answered::new(answer, Some(client)) }
+            }
+            Err(problem) => {
+                if problem == Problem::NoMemory {
+                    warn_of_memory(client);
+                }
+                Answered::new(wire::problem(&problem), Some(client))
+            }
+        }
+    }
+
+    async fn store(&self, write: Write, reservation: Reservation) -> Result<Outcome, Failure> {
+        if write.len() < KEPT {
+            return self.workers.call(Request::Write(write)).await;
+        }
+        let workers = self.workers.clone();
+        let stored = tokio::spawn(async move {
+            let result = workers.call(Request::Write(write)).await;
+            drop(reservation);
+            result
+        });
+        stored.await.unwrap_or(Err(Failure::Stopped))
+    }
+
+    fn admit(&self, client: ClientId) -> Result<(), Problem> {
+        match &self.allowed {
+            Some(allowed) if !allowed.contains(&client) => {
+                log::warn!(
+                    "client {client:?} was refused: it is not in the list of allowed clients; \
+                     add its ID to the option client_id to let it in"
+                );
+                Err(Problem::Refused(Refusal::NotAllowed))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Turns what the workers said into an answer, and tells the operator what a person must know.
+    fn conclude(&self, client: ClientId, path: &str, result: Result<Outcome, Failure>) -> Answer {
+        match &result {
+            Ok(Outcome::Refused(_)) => log::warn!(
+                "client {client:?} was refused: this server does not know it and creates no clients; \
+                 set the option create_clients to true to let it in"
+            ),
+            Ok(Outcome::SnapshotDropped(dropped)) => log::warn!(
+                "a snapshot of client {client:?} was dropped: {}",
+                match dropped {
+                    Dropped::OlderThanHeld => "the held one is for a later version",
+                    Dropped::NotRecent => "it is for none of the client's last five versions",
+                }
+            ),
+            Err(failure) => log::error!("{} for client {client:?} failed: {}", Shown(path), reason(failure)),
+            Ok(_) => {}
+        }
+        match result {
+            Ok(outcome) => wire::outcome(outcome),
+            Err(failure) => wire::failure(&failure),
+        }
+    }
+
+    fn warn_of_prefix(&self, problem: &Problem, path: &str) {
+        if let Problem::Prefix(prefix) = problem {
+            log::warn!(
+                "a client asked for {} under {}, but this server serves {}: change the URL in the \
+                 client's settings, or the option base_path",
+                Shown(path),
+                Shown(prefix),
+                self.base_path
+            );
+        }
+    }
+}
+
+fn warn_of_memory(client: ClientId) {
+    log::warn!(
+        "a request of client {client:?} was refused: no memory for its body became free in time; \
+         if this happens often, raise the option limits.memory"
+    );
+}
+
+fn reason(failure: &Failure) -> String {
+    match failure {
+        Failure::Busy => "too many requests wait for the database".to_owned(),
+        Failure::Stopped => "the server is stopping".to_owned(),
+        Failure::Storage(error) => error.message.clone(),
+    }
+}

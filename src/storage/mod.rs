@@ -4,6 +4,10 @@
 //! transaction that is forgotten half way cannot be written. Knows the protocol's values; knows
 //! neither its decisions nor any network.
 
+#[cfg(test)]
+mod conformance;
+pub mod lock;
+pub mod owner;
 pub mod schema;
 pub mod sqlite;
 

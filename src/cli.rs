@@ -1,0 +1,184 @@
+//! The command line: flags made of the table of options, and one function for each verb.
+
+use crate::config::table::{self, Setting, Shape};
+use crate::config::{self, Config, Environment, Flags, Resolved, file, place, render};
+use crate::{control, healthcheck, lifecycle};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// What the program was asked in words that it does not know.
+const USAGE: u8 = 64;
+/// The configuration is wrong.
+const CONFIGURATION: u8 = 78;
+/// It was understood and did not work.
+const FAILURE: u8 = 1;
+
+/// Why a verb did not do what it was asked: lines for standard error, and the exit code.
+struct Refusal {
+    lines: Vec<String>,
+    exit_code: u8,
+}
+
+/// Does what the arguments say, with these environment variables, and prints what came of it.
+pub fn run(
+    args: impl IntoIterator<Item = OsString>,
+    vars: impl IntoIterator<Item = (OsString, OsString)>,
+) -> ExitCode {
+    let matches = match command().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    match act(&matches, &Environment::new(vars)) {
+        Ok(text) => {
+            print(&text);
+            ExitCode::SUCCESS
+        }
+        Err(refusal) => {
+            for line in &refusal.lines {
+                eprintln!("error: {line}");
+            }
+            ExitCode::from(refusal.exit_code)
+        }
+    }
+}
+
+/// The whole command line.
+pub fn command() -> Command {
+    let verbs = [
+        Command::new("serve").about("Run the server (as without a command)"),
+        Command::new("config")
+            .about("Check or show the configuration")
+            .subcommand_required(true)
+            .arg_required_else_help(true)
+            .subcommand(Command::new("check").about("Say everything that is wrong with the configuration"))
+            .subcommand(Command::new("show").about("Show what holds for every option, and who said so"))
+            .subcommand(Command::new("example").about("Print a configuration file with every option")),
+        Command::new("healthcheck")
+            .about("Ask the running server whether it is ready; exits with 0 or 1")
+            .arg(Arg::new("URL").help("What to ask instead of the configured listener's /readyz")),
+        Command::new("reload").about("Make the running server reopen its log file"),
+    ];
+    Command::new("sync-server")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(env!("CARGO_PKG_DESCRIPTION"))
+        .args(table::TABLE.iter().map(arg))
+        .subcommands(verbs)
+}
+
+/// The flag of one option.
+fn arg(setting: &Setting) -> Arg {
+    let arg = Arg::new(setting.key)
+        .long(setting.flag())
+        .short(setting.names.short)
+        .global(true)
+        .help_heading(setting.section)
+        .value_name(setting.kind.name)
+        .value_parser(value_parser!(String))
+        .help(render::help(setting))
+        .long_help(render::long_help(setting));
+    match setting.kind.shape {
+        Shape::One => arg.action(ArgAction::Set),
+        Shape::List => arg.action(ArgAction::Append),
+        Shape::Switch => {
+            arg.action(ArgAction::Set).num_args(0..=1).require_equals(true).default_missing_value("true")
+        }
+        Shape::Off => arg.action(ArgAction::Set).num_args(0).default_missing_value("false"),
+    }
+}
+
+/// Does what was asked and gives the text to print.
+fn act(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusal> {
+    match matches.subcommand() {
+        None => serve(matches, environment),
+        Some(("serve", matches)) => serve(matches, environment),
+        Some(("reload", matches)) => reload(matches, environment),
+        Some(("healthcheck", matches)) => check_health(matches, environment),
+        Some(("config", matches)) => match matches.subcommand() {
+            Some(("check", matches)) => check(matches, environment),
+            Some(("show", matches)) => show(matches, environment),
+            _ => Ok(render::example()),
+        },
+        Some((verb, _)) => unreachable!("clap knows no verb {verb}"),
+    }
+}
+
+fn serve(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusal> {
+    let config = resolve(matches, environment)?.config;
+    if config.daemonize && environment.var("NOTIFY_SOCKET").is_some() {
+        let line = "daemonize: a service manager (NOTIFY_SOCKET is set) wants the program in the foreground; leave \
+                    --daemonize out";
+        return Err(Refusal { lines: vec![line.to_owned()], exit_code: USAGE });
+    }
+    match lifecycle::serve(config, environment) {
+        Ok(()) => Ok(String::new()),
+        Err(failure) => Err(Refusal { lines: vec![failure.message], exit_code: failure.exit_code }),
+    }
+}
+
+fn reload(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusal> {
+    let config = resolve(matches, environment)?.config;
+    control::ask(&config, environment, "reload").map(line).map_err(failure)
+}
+
+fn check_health(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusal> {
+    let config = resolve(matches, environment)?.config;
+    let url = matches.get_one::<String>("URL").map(String::as_str);
+    healthcheck::run(url, &config).map(|()| String::new()).map_err(failure)
+}
+
+fn check(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusal> {
+    let config = resolve(matches, environment)?.config;
+    place::data_dir(&config, environment)
+        .map_err(|problem| Refusal { lines: vec![problem], exit_code: CONFIGURATION })?;
+    Ok(format!("{}ok\n", warnings(&config)))
+}
+
+fn show(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusal> {
+    let resolved = resolve(matches, environment)?;
+    let data_dir = match place::data_dir(&resolved.config, environment) {
+        Ok(dir) => format!("# data directory used: {}\n", dir.display()),
+        Err(problem) => format!("# error: {problem}\n"),
+    };
+    Ok(format!("{}{data_dir}", render::effective(&resolved)))
+}
+
+fn warnings(config: &Config) -> String {
+    config.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect()
+}
+
+/// The configuration of all sources.
+fn resolve(matches: &ArgMatches, environment: &Environment) -> Result<Resolved, Refusal> {
+    let cwd = std::env::current_dir().map_err(|error| {
+        failure(format!("cannot tell the working directory: {error}; start in another one"))
+    })?;
+    let sources = file::gather(flags(matches), environment.clone(), cwd, Path::new(table::DEFAULT_FILE));
+    config::resolve(&sources).map_err(|lines| Refusal { lines, exit_code: CONFIGURATION })
+}
+
+/// What was typed, by option.
+fn flags(matches: &ArgMatches) -> Flags {
+    let typed = |setting: &&Setting| matches.value_source(setting.key) == Some(ValueSource::CommandLine);
+    let values = |setting: &Setting| matches.get_many(setting.key).into_iter().flatten().cloned().collect();
+    table::TABLE.iter().filter(typed).map(|setting| (setting.key, values(setting))).collect()
+}
+
+fn failure(line: String) -> Refusal {
+    Refusal { lines: vec![line], exit_code: FAILURE }
+}
+
+fn line(text: String) -> String {
+    if text.is_empty() { text } else { format!("{text}\n") }
+}
+
+/// Prints, and does not mind a reader that has gone, as `head` does.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

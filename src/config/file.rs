@@ -1,0 +1,218 @@
+//! The configuration file: read, and taken apart into keys and texts.
+
+use super::resolve::{Flags, Origin, Secret, Sources};
+use super::table::{self, Setting, Shape};
+use super::{Environment, value};
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use toml::de::{DeTable, DeValue};
+
+/// A file that was read, or could not be.
+#[derive(Clone, Debug)]
+pub struct File {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it holds, or why that is unknown.
+    pub text: Result<String, String>,
+    /// Whether everyone on the machine may read it.
+    pub world_readable: bool,
+}
+
+impl File {
+    /// Reads a file; `None` where there is none.
+    pub fn read(path: &Path) -> Option<File> {
+        let text = match std::fs::read(path) {
+            Ok(bytes) => String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
+            Err(error) => Err(format!("cannot read it: {error}")),
+        };
+        let world_readable = path.metadata().is_ok_and(|metadata| metadata.mode() & 0o004 != 0);
+        Some(File { path: path.to_owned(), text, world_readable })
+    }
+
+    /// Reads a file that must be there.
+    fn expect(path: &Path) -> File {
+        File::read(path).unwrap_or_else(|| File {
+            path: path.to_owned(),
+            text: Err("there is no such file".to_owned()),
+            world_readable: false,
+        })
+    }
+}
+
+/// Reads everything that flags and environment name. The configuration file at `default` is read
+/// where neither names one and it exists.
+pub fn gather(flags: Flags, environment: Environment, cwd: PathBuf, default: &Path) -> Sources {
+    let named = flags.get("config").and_then(|texts| texts.last()).map(String::as_str);
+    let named = named.or_else(|| environment.var("CONFIG"));
+    let file = match named.map(|text| value::path(text, &cwd)) {
+        Some(Ok((path, _))) => Some(File::expect(&path)),
+        Some(Err(_)) => None,
+        None => File::read(default),
+    };
+    let secrets = table::TABLE.iter().flat_map(|setting| secrets(setting, &environment, &cwd)).collect();
+    Sources { flags, environment, file, secrets, cwd }
+}
+
+/// The files that hold this option alone.
+fn secrets(setting: &Setting, environment: &Environment, cwd: &Path) -> Vec<Secret> {
+    let key = setting.key;
+    let mut secrets = Vec::new();
+    if let Some(variable) = setting.file_variable()
+        && let Some(path) = environment.var(&variable)
+    {
+        let path = cwd.join(path);
+        let file = File::expect(&path);
+        secrets.push(Secret { key, origin: Origin::SecretFile(variable, path), file });
+    }
+    if let Some(credential) = setting.credential()
+        && let Some(directory) = environment.var("CREDENTIALS_DIRECTORY")
+        && let Some(file) = File::read(&cwd.join(directory).join(credential))
+    {
+        secrets.push(Secret { key, origin: Origin::Credential(file.path.clone()), file });
+    }
+    secrets
+}
+
+/// What the configuration file says of one option.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The values as text.
+    pub texts: Vec<String>,
+    /// Whether they were written as an array.
+    pub is_array: bool,
+    /// The line, counted from 1.
+    pub line: usize,
+}
+
+/// Takes the file apart; what is wrong with it as TOML, or with its keys, is added to `problems`.
+pub fn parse(file: &File, problems: &mut Vec<String>) -> BTreeMap<&'static str, Found> {
+    let mut keys = Keys { file, text: "", found: BTreeMap::new(), problems };
+    let text = match &file.text {
+        Ok(text) => text,
+        Err(why) => {
+            let path = file.path.display();
+            keys.problems.push(format!(
+                "config ({path}): {why}; correct the path or the file's permissions, or name another file with \
+                 --config"
+            ));
+            return keys.found;
+        }
+    };
+    keys.text = text;
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let why = error.message().replace('\n', ", ");
+        keys.complain(error.span().unwrap_or_default(), format!("this is no TOML: {why}; correct the line"));
+    }
+    if errors.is_empty() {
+        keys.walk("", document.get_ref());
+    }
+    keys.found
+}
+
+/// The keys of one file, on the way through its tables.
+struct Keys<'a> {
+    file: &'a File,
+    text: &'a str,
+    found: BTreeMap<&'static str, Found>,
+    problems: &'a mut Vec<String>,
+}
+
+impl Keys<'_> {
+    fn walk(&mut self, prefix: &str, table: &DeTable<'_>) {
+        for (name, value) in table {
+            let key = format!("{prefix}{}", name.get_ref());
+            let line = self.line(name.span());
+            match (table::find(&key).filter(|setting| setting.in_file), value.get_ref()) {
+                (Some(setting), value) => self.take(setting, line, value, name.span()),
+                (None, DeValue::Table(table)) if !table.is_empty() || is_section(&key) => {
+                    self.walk(&format!("{key}."), table);
+                }
+                (None, _) => self.complain(name.span(), unknown(&key)),
+            }
+        }
+    }
+
+    fn take(&mut self, setting: &'static Setting, line: usize, value: &DeValue<'_>, span: Range<usize>) {
+        let key = setting.key;
+        let (texts, is_array) = match value {
+            DeValue::Array(items) => (items.iter().map(|item| scalar(item.get_ref())).collect(), true),
+            value => (scalar(value).map(|text| vec![text]), false),
+        };
+        let texts = match texts {
+            Some(texts) if setting.kind.shape == Shape::List || !is_array => texts,
+            _ => {
+                let list = if setting.kind.shape == Shape::List { ", or an array of them" } else { "" };
+                let kind = value.type_str();
+                let expects = setting.kind.expects;
+                return self.complain(span, format!("{key} cannot be this {kind}; give {expects}{list}"));
+            }
+        };
+        if let Some(first) = self.found.get(key) {
+            let first = first.line;
+            return self.complain(span, format!("{key} is given on line {first} already; keep one of them"));
+        }
+        self.found.insert(key, Found { texts, is_array, line });
+    }
+
+    fn complain(&mut self, span: Range<usize>, what: String) {
+        let line = self.line(span);
+        self.problems.push(format!("{} line {line}: {what}", self.file.path.display()));
+    }
+
+    fn line(&self, span: Range<usize>) -> usize {
+        let before = &self.text.as_bytes()[..span.start.min(self.text.len())];
+        1 + before.iter().filter(|byte| **byte == b'\n').count()
+    }
+}
+
+/// The text of a value that is no table, array or date.
+fn scalar(value: &DeValue<'_>) -> Option<String> {
+    match value {
+        DeValue::String(text) => Some(text.to_string()),
+        DeValue::Boolean(value) => Some(value.to_string()),
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).ok().map(|number| number.to_string())
+        }
+        _ => None,
+    }
+}
+
+fn is_section(key: &str) -> bool {
+    table::TABLE.iter().any(|setting| setting.key.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// What to say of a key that no option has.
+fn unknown(key: &str) -> String {
+    let shown = key.escape_debug();
+    if is_section(key) {
+        let inside = |setting: &&Setting| setting.key.starts_with(&format!("{key}."));
+        let keys: Vec<&str> = table::TABLE.iter().filter(inside).map(|setting| setting.key).collect();
+        return format!("{shown} is a table; give {}", keys.join(", "));
+    }
+    match nearest(key) {
+        Some(nearest) => format!("there is no option {shown}; did you mean {nearest}?"),
+        None => format!("there is no option {shown}; remove it (`sync-server config example` shows all)"),
+    }
+}
+
+/// The option of which one of the names is most like this one.
+fn nearest(key: &str) -> Option<&'static str> {
+    let key = plain(key);
+    let likeness = |setting: &Setting| {
+        let names = [setting.key.to_owned(), setting.flag(), setting.variable()];
+        names.iter().map(|name| strsim::jaro_winkler(&plain(name), &key)).fold(0.0, f64::max)
+    };
+    let settings = table::TABLE.iter().filter(|setting| setting.in_file);
+    let best = settings.map(|setting| (likeness(setting), setting.key)).max_by(|a, b| a.0.total_cmp(&b.0));
+    best.filter(|(likeness, _)| *likeness > 0.8).map(|(_, key)| key)
+}
+
+/// A name without what tells flags, variables and keys apart.
+fn plain(name: &str) -> String {
+    name.to_ascii_lowercase().replace(['-', '.'], "_")
+}

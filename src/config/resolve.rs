@@ -1,0 +1,598 @@
+//! Flags, environment, file and defaults become one configuration. Pure.
+
+use super::file::{self, File, Found};
+use super::table::{self, Setting, Shape};
+use super::{Config, Endpoint, Environment, Limits, Log, LogFormat, Migration};
+use crate::protocol::SnapshotPolicy;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The values of the flags that were given, by the key of their option.
+pub type Flags = BTreeMap<&'static str, Vec<String>>;
+
+/// Everything that a configuration is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The flags.
+    pub flags: Flags,
+    /// The environment.
+    pub environment: Environment,
+    /// The configuration file.
+    pub file: Option<File>,
+    /// Files that hold one secret each.
+    pub secrets: Vec<Secret>,
+    /// The directory from which relative paths are meant.
+    pub cwd: PathBuf,
+}
+
+/// A file that holds one secret.
+#[derive(Clone, Debug)]
+pub struct Secret {
+    /// The key of its option.
+    pub key: &'static str,
+    /// Who named the file.
+    pub origin: Origin,
+    /// The file, and whether everyone on the machine may read it.
+    pub file: File,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag, with its dashes.
+    Flag(String),
+    /// An environment variable.
+    Environment(String),
+    /// A file that an environment variable names.
+    SecretFile(String, PathBuf),
+    /// A file in $CREDENTIALS_DIRECTORY.
+    Credential(PathBuf),
+    /// A line of the configuration file, counted from 1.
+    File(PathBuf, usize),
+    /// Nobody gave one.
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Flag(flag) => write!(f, "flag {flag}"),
+            Origin::Environment(variable) => write!(f, "environment {variable}"),
+            Origin::SecretFile(variable, path) => {
+                write!(f, "environment {variable}, file {}", path.display())
+            }
+            Origin::Credential(path) => write!(f, "credential {}", path.display()),
+            Origin::File(path, line) => write!(f, "{} line {line}", path.display()),
+            Origin::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// A configuration and how it came about.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The configuration.
+    pub config: Config,
+    /// Every option, in the table's order.
+    pub effective: Vec<Effective>,
+}
+
+/// What holds for one option, and who said so.
+#[derive(Clone)]
+pub struct Effective {
+    /// The option.
+    pub setting: &'static Setting,
+    /// Its values in canonical form, several only for a list; empty where there is none. Secrets too.
+    pub values: Vec<String>,
+    /// Where they came from.
+    pub origin: Origin,
+}
+
+/// Without the values, which may be secret.
+impl fmt::Debug for Effective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} from {}", self.setting.key, self.origin)
+    }
+}
+
+/// Makes one configuration of all sources: for each option the flag counts before the environment,
+/// the environment before the file, the file before the default.
+///
+/// # Errors
+/// Everything that is wrong, one line each; never empty.
+pub fn resolve(sources: &Sources) -> Result<Resolved, Vec<String>> {
+    let mut problems = Vec::new();
+    let mut config = blank();
+    let found = match &sources.file {
+        Some(file) => file::parse(file, &mut problems),
+        None => BTreeMap::new(),
+    };
+    let mut effective = Vec::new();
+    for setting in table::TABLE {
+        match pick(setting, sources, &found) {
+            Ok((origin, texts)) => {
+                let values = apply(setting, &origin, &texts, sources, &mut config, &mut problems);
+                effective.push(Effective { setting, values, origin });
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    config.file = sources.file.as_ref().map(|file| file.path.clone());
+    if problems.is_empty() {
+        problems.extend(contradiction(&config, &effective));
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    config.warnings = warnings(&config, sources, &effective);
+    Ok(Resolved { config, effective })
+}
+
+/// Nothing decided yet. The table's defaults fill all of it that is not optional.
+fn blank() -> Config {
+    Config {
+        file: None,
+        listen: Vec::new(),
+        base_path: String::new(),
+        public_url: None,
+        data_dir: None,
+        client_id: None,
+        create_clients: false,
+        snapshot: SnapshotPolicy { days: 0, versions: 0 },
+        limits: Limits {
+            body: 0,
+            memory: 0,
+            memory_wait: Duration::ZERO,
+            connections: 0,
+            header_timeout: Duration::ZERO,
+            body_timeout: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            shutdown_timeout: Duration::ZERO,
+        },
+        log: Log { level: String::new(), format: LogFormat::Text, file: None },
+        migration: Migration { copy: false, copy_dir: None },
+        daemonize: false,
+        pid_file: None,
+        warnings: Vec::new(),
+    }
+}
+
+/// The source that counts for this option, and the texts that it gives.
+fn pick(
+    setting: &Setting,
+    sources: &Sources,
+    found: &BTreeMap<&str, Found>,
+) -> Result<(Origin, Vec<String>), String> {
+    if let Some(texts) = sources.flags.get(setting.key) {
+        let texts = texts.iter().flat_map(|text| split(setting, text)).collect();
+        return Ok((Origin::Flag(format!("--{}", setting.flag())), texts));
+    }
+    if let Some(given) = surroundings(setting, sources)? {
+        return Ok(given);
+    }
+    if let (Some(found), Some(file)) = (found.get(setting.key), &sources.file) {
+        let texts = match &found.texts[..] {
+            [text] if !found.is_array => split(setting, text),
+            texts => texts.to_vec(),
+        };
+        return Ok((Origin::File(file.path.clone(), found.line), texts));
+    }
+    let texts = setting.default.map_or_else(Vec::new, |default| split(setting, default));
+    Ok((Origin::Default, texts))
+}
+
+/// What the environment gives: the variable, its alias, or one of the files that hold secrets.
+fn surroundings(setting: &Setting, sources: &Sources) -> Result<Option<(Origin, Vec<String>)>, String> {
+    let mut given = Vec::new();
+    for name in std::iter::once(setting.variable()).chain(setting.names.alias.map(str::to_owned)) {
+        if sources.environment.is_garbled(&name) {
+            return Err(format!(
+                "{} (environment {name}): the value is not UTF-8; correct or unset it",
+                setting.key
+            ));
+        }
+        if let Some(text) = sources.environment.var(&name) {
+            given.push((Origin::Environment(name), split(setting, text)));
+            break;
+        }
+    }
+    for secret in sources.secrets.iter().filter(|secret| secret.key == setting.key) {
+        let text = secret.file.text.as_ref().map_err(|why| {
+            format!("{} ({}): {why}; correct the path or the file's permissions", setting.key, secret.origin)
+        })?;
+        let lines = text.split_whitespace().flat_map(|text| split(setting, text)).collect();
+        given.push((secret.origin.clone(), lines));
+    }
+    if given.len() > 1 {
+        let origins: Vec<String> = given.iter().map(|(origin, _)| origin.to_string()).collect();
+        return Err(format!(
+            "{}: given more than once, by {}; keep one of them",
+            setting.key,
+            origins.join(" and ")
+        ));
+    }
+    Ok(given.pop())
+}
+
+fn split(setting: &Setting, text: &str) -> Vec<String> {
+    if setting.kind.shape != Shape::List {
+        return vec![text.to_owned()];
+    }
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
+/// Puts the texts into the configuration and gives them in canonical form.
+fn apply(
+    setting: &Setting,
+    origin: &Origin,
+    texts: &[String],
+    sources: &Sources,
+    config: &mut Config,
+    problems: &mut Vec<String>,
+) -> Vec<String> {
+    let key = setting.key;
+    let advice = format!("give {}, or leave it out ({})", setting.kind.expects, setting.otherwise());
+    if texts.is_empty() && *origin != Origin::Default {
+        problems.push(format!("{key} ({origin}): there is no value; {advice}"));
+    }
+    let mut values = Vec::new();
+    for text in texts {
+        match (setting.set)(config, text, &sources.cwd) {
+            Ok(value) => values.push(value),
+            Err(why) => problems.push(format!("{key} ({origin}): {} {why}; {advice}", shown(setting, text))),
+        }
+    }
+    values
+}
+
+/// The offending value, on one line, as far as it may be seen.
+fn shown(setting: &Setting, text: &str) -> String {
+    if setting.secret { "the value (not shown)".to_owned() } else { format!("{text:?}") }
+}
+
+/// What no single option can see.
+fn contradiction(config: &Config, effective: &[Effective]) -> Option<String> {
+    let limits = &config.limits;
+    if limits.large_memory() >= limits.body {
+        return None;
+    }
+    let (memory, body) = (effective_of(effective, "body.memory")?, effective_of(effective, "body.limit")?);
+    let needed = limits.body.div_ceil(3).saturating_mul(4);
+    let needed = format!("{}MiB", needed.div_ceil(1 << 20));
+    Some(format!(
+        "body.memory ({}): {:?} has no room for one body of body.limit, {:?} ({}), beside the quarter kept for \
+         small bodies; give at least {needed}, or lower body.limit",
+        memory.origin,
+        memory.values.concat(),
+        body.values.concat(),
+        body.origin,
+    ))
+}
+
+fn effective_of<'a>(effective: &'a [Effective], key: &str) -> Option<&'a Effective> {
+    effective.iter().find(|effective| effective.setting.key == key)
+}
+
+/// What is allowed but probably not meant.
+fn warnings(config: &Config, sources: &Sources, effective: &[Effective]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let open: Vec<String> =
+        config.listen.iter().filter(|endpoint| !endpoint.is_local()).map(address).collect();
+    if !open.is_empty() && config.create_clients && config.client_id.is_none() {
+        warnings.push(format!(
+            "listen ({}): others than this machine can reach the server, and everyone who does may store data; \
+             name the clients that may use it in CLIENT_ID, or set CREATE_CLIENTS=false once they all exist",
+            open.join(", ")
+        ));
+    }
+    for Effective { setting, origin, .. } in effective.iter().filter(|effective| effective.setting.secret) {
+        warnings.extend(exposure(setting, origin, sources));
+    }
+    if config.limits.body < 2 << 20 {
+        warnings.push(
+            "body.limit: clients send versions of 1 MB and larger snapshots, and fail where one is \
+             refused; give 2MiB or more"
+                .to_owned(),
+        );
+    }
+    if config.limits.idle_timeout < Duration::from_secs(75) {
+        warnings.push(
+            "idle.timeout: clients do not repeat an upload that meets a connection closed just then; \
+             give 75s or more"
+                .to_owned(),
+        );
+    }
+    if config.daemonize && config.log.file.is_none() {
+        warnings.push(
+            "daemonize: standard error is closed in the background, so the log is lost; \
+             give log.file as well"
+                .to_owned(),
+        );
+    }
+    warnings
+}
+
+fn address(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Tcp(address) => address.clone(),
+        Endpoint::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+/// Who else can see a secret.
+fn exposure(setting: &Setting, origin: &Origin, sources: &Sources) -> Option<String> {
+    let key = setting.key;
+    let path = match origin {
+        Origin::Flag(flag) => {
+            let file = setting.file_variable()?;
+            return Some(format!(
+                "{key} (flag {flag}): every user of this machine sees it in the list of processes; \
+                 put it into a file and name that in {file}"
+            ));
+        }
+        Origin::File(path, _) if sources.file.as_ref()?.world_readable => path,
+        Origin::SecretFile(_, path) | Origin::Credential(path) => {
+            let given = sources.secrets.iter().find(|secret| secret.origin == *origin)?;
+            if !given.file.world_readable {
+                return None;
+            }
+            path
+        }
+        _ => return None,
+    };
+    Some(format!(
+        "{key} ({origin}): every user of this machine can read it; run chmod o-r {}",
+        path.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "711d5cf3-0cf0-4eb8-9eca-6f7f220638c0";
+
+    fn file(text: &str) -> File {
+        File { path: "/etc/c.toml".into(), text: Ok(text.to_owned()), world_readable: false }
+    }
+
+    fn of_file(text: &str) -> Result<Resolved, Vec<String>> {
+        resolve(&Sources { file: Some(file(text)), ..Sources::default() })
+    }
+
+    fn of_environment<const N: usize>(variables: [(&str, &str); N]) -> Result<Resolved, Vec<String>> {
+        resolve(&Sources { environment: variables.into(), ..Sources::default() })
+    }
+
+    fn credential(text: &str) -> Secret {
+        let path = PathBuf::from("/run/credentials/client_id");
+        let file = File { path: path.clone(), text: Ok(text.to_owned()), world_readable: false };
+        Secret { key: "client_id", origin: Origin::Credential(path), file }
+    }
+
+    fn problem(result: Result<Resolved, Vec<String>>) -> String {
+        match &result.expect_err("something is wrong")[..] {
+            [problem] => problem.clone(),
+            problems => panic!("{problems:#?}"),
+        }
+    }
+
+    #[test]
+    fn the_flag_counts_before_the_environment_and_that_before_the_file() {
+        let mut sources = Sources {
+            flags: Flags::from([("snapshot.days", vec!["1".to_owned()])]),
+            environment: [("SNAPSHOT_DAYS", "2")].into(),
+            file: Some(file("snapshot.days = 3")),
+            ..Sources::default()
+        };
+        let days = |sources: &Sources| {
+            let resolved = resolve(sources).expect("nothing is wrong");
+            let effective = effective_of(&resolved.effective, "snapshot.days").expect("it is there");
+            (resolved.config.snapshot.days, effective.origin.to_string())
+        };
+        assert_eq!(days(&sources), (1, "flag --snapshot-days".to_owned()));
+        sources.flags.clear();
+        assert_eq!(days(&sources), (2, "environment SNAPSHOT_DAYS".to_owned()));
+        sources.environment = Environment::default();
+        assert_eq!(days(&sources), (3, "/etc/c.toml line 1".to_owned()));
+        sources.file = None;
+        assert_eq!(days(&sources), (14, "default".to_owned()));
+    }
+
+    #[test]
+    fn one_name_of_the_log_level_counts_before_the_other() {
+        let level = |resolved: Result<Resolved, _>| resolved.expect("nothing is wrong").config.log.level;
+        assert_eq!(level(of_environment([("RUST_LOG", "warn")])), "warn");
+        assert_eq!(level(of_environment([("RUST_LOG", "warn"), ("LOG_LEVEL", "debug")])), "debug");
+    }
+
+    #[test]
+    fn tables_and_dotted_keys_are_the_same() {
+        for text in [
+            "[snapshot]\ndays = 5",
+            "snapshot.days = 5",
+            "snapshot = { days = 0x5 }",
+            "'snapshot.days' = '5'",
+        ] {
+            assert_eq!(of_file(text).expect(text).config.snapshot.days, 5);
+        }
+        let told = problem(of_file("snapshot.days = 5\n'snapshot.days' = 6"));
+        assert!(told.contains("keep one of them"), "{told}");
+    }
+
+    #[test]
+    fn a_list_is_an_array_or_has_commas() {
+        for text in ["listen = ['a:1', 'b:2']", "listen = 'a:1, b:2,'"] {
+            let listen = of_file(text).expect(text).config.listen;
+            assert_eq!(listen, [Endpoint::Tcp("a:1".to_owned()), Endpoint::Tcp("b:2".to_owned())]);
+        }
+    }
+
+    #[test]
+    fn an_empty_list_is_not_the_default() {
+        assert!(problem(of_file("client_id = []")).contains("there is no value"));
+        assert!(problem(of_environment([("CLIENT_ID", " , ")])).contains("there is no value"));
+        let secrets = vec![credential("\n")];
+        assert!(problem(resolve(&Sources { secrets, ..Sources::default() })).contains("there is no value"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_with_its_line_and_the_nearest_name() {
+        for (text, expected) in [
+            (
+                "\nsnapshot.version = 1",
+                "/etc/c.toml line 2: there is no option snapshot.version; did you mean",
+            ),
+            (
+                "\n\n[snapshots]\ndays = 1",
+                "/etc/c.toml line 4: there is no option snapshots.days; did you mean",
+            ),
+            ("snapshots.days = 1", "did you mean snapshot.days?"),
+            ("SNAPSHOT_DAYS = 1", "did you mean snapshot.days?"),
+            ("allow-client-id = 'x'", "did you mean client_id?"),
+            ("colour = 'blue'", "there is no option colour; remove it"),
+            ("[colours]", "there is no option colours; remove it"),
+            ("snapshot = 1", "snapshot is a table; give snapshot.versions, snapshot.days"),
+            ("config = '/x'", "there is no option config; remove it"),
+        ] {
+            let told = problem(of_file(text));
+            assert!(told.contains(expected), "{told}");
+        }
+    }
+
+    #[test]
+    fn values_of_the_wrong_type_are_told() {
+        for text in [
+            "snapshot.days = 1.5",
+            "snapshot.days = [1]",
+            "listen = {}",
+            "[[listen]]\na = 1",
+            "data_dir = 2020-01-01",
+        ] {
+            let told = problem(of_file(text));
+            assert!(told.contains("cannot be this"), "{told}");
+        }
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_each_on_one_line() {
+        let sources = Sources {
+            flags: Flags::from([("listen", vec!["8080,x\ny:z".to_owned()])]),
+            environment: [("SNAPSHOT_DAYS", "soon"), ("CLIENT_ID", "me,you")].into(),
+            file: Some(file("a = 1\n\"b\\n\" = 2\nbody.limit = '''lots\nof it'''")),
+            ..Sources::default()
+        };
+        let problems = resolve(&sources).expect_err("much is wrong");
+        assert_eq!(problems.len(), 8, "{problems:#?}");
+        assert!(problems.iter().all(|problem| !problem.contains('\n')), "{problems:#?}");
+    }
+
+    #[test]
+    fn broken_toml_is_told_with_its_line_and_without_its_text() {
+        let problems = of_file(&format!("listen = 'a:1'\nclient_id = {SECRET}\n")).expect_err("it is broken");
+        for told in problems {
+            assert!(told.contains("/etc/c.toml line 2: this is no TOML"), "{told}");
+            assert!(!told.contains("711d5cf3"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_beside_everything_else() {
+        let text = Err("cannot read it: no".to_owned());
+        let file = Some(File { path: "/etc/c.toml".into(), text, world_readable: false });
+        let environment = [("SNAPSHOT_DAYS", "soon")].into();
+        let problems = resolve(&Sources { file, environment, ..Sources::default() }).expect_err("two things");
+        assert_eq!(problems.len(), 2, "{problems:#?}");
+    }
+
+    #[test]
+    fn a_secret_given_twice_is_refused_unless_a_flag_decides() {
+        let mut sources = Sources {
+            environment: [("CLIENT_ID", SECRET)].into(),
+            secrets: vec![credential(SECRET)],
+            ..Sources::default()
+        };
+        let told = problem(resolve(&sources));
+        assert!(told.contains("environment CLIENT_ID and credential /run/credentials/client_id"), "{told}");
+        sources.flags.insert("client_id", vec![SECRET.to_owned()]);
+        resolve(&sources).expect("the flag decides");
+    }
+
+    #[test]
+    fn a_secret_file_holds_one_value_a_line() {
+        let other = SECRET.replace('7', "8");
+        let secrets = vec![credential(&format!("{SECRET}\n  {other}\r\n"))];
+        let resolved = resolve(&Sources { secrets, ..Sources::default() }).expect("nothing is wrong");
+        assert_eq!(resolved.config.client_id.map(|clients| clients.len()), Some(2));
+    }
+
+    #[test]
+    fn a_secret_is_in_no_message() {
+        let wrong = format!("{SECRET}0");
+        for told in [
+            problem(of_environment([("CLIENT_ID", &wrong)])),
+            problem(of_file(&format!("client_id = '{wrong}'"))),
+            problem(resolve(&Sources { secrets: vec![credential(&wrong)], ..Sources::default() })),
+        ] {
+            assert!(!told.contains("711d5cf3"), "{told}");
+        }
+        let resolved = of_environment([("CLIENT_ID", SECRET)]).expect("nothing is wrong");
+        assert!(!format!("{resolved:?}").contains("0cf0"), "{resolved:?}");
+    }
+
+    #[test]
+    fn memory_without_room_for_the_largest_body_is_refused() {
+        let told = problem(of_environment([("BODY_LIMIT", "300MiB")]));
+        assert!(told.contains("body.memory (default)") && told.contains("environment BODY_LIMIT"), "{told}");
+        assert!(told.contains("give at least 400MiB"), "{told}");
+        of_environment([("BODY_LIMIT", "300MiB"), ("BODY_MEMORY", "400MiB")]).expect("this suffices");
+    }
+
+    fn warned<const N: usize>(variables: [(&str, &str); N]) -> String {
+        of_environment(variables).expect("nothing is wrong").config.warnings.join("\n")
+    }
+
+    #[test]
+    fn a_server_open_to_strangers_is_warned_of_and_both_ways_to_close_it_named() {
+        let told = warned([("LISTEN", "localhost:1,0.0.0.0:8080")]);
+        assert!(told.contains("0.0.0.0:8080") && !told.contains("localhost:1"), "{told}");
+        assert!(told.contains("CLIENT_ID") && told.contains("CREATE_CLIENTS=false"), "{told}");
+        assert_eq!(warned([("LISTEN", "0.0.0.0:8080"), ("CREATE_CLIENTS", "no")]), "");
+        assert_eq!(warned([("LISTEN", "0.0.0.0:8080"), ("CLIENT_ID", SECRET)]), "");
+        assert_eq!(warned([]), "");
+    }
+
+    #[test]
+    fn limits_on_which_clients_fail_are_warned_of() {
+        assert!(warned([("BODY_LIMIT", "1MiB")]).contains("body.limit"));
+        assert!(warned([("IDLE_TIMEOUT", "60s")]).contains("idle.timeout"));
+        assert!(warned([("DAEMONIZE", "yes")]).contains("log.file"));
+    }
+
+    #[test]
+    fn secrets_that_others_can_see_are_warned_of() {
+        let warned =
+            |sources: &Sources| resolve(sources).expect("nothing is wrong").config.warnings.join("\n");
+        let mut open = credential(SECRET);
+        assert_eq!(warned(&Sources { secrets: vec![open.clone()], ..Sources::default() }), "");
+        open.file.world_readable = true;
+        let told = warned(&Sources { secrets: vec![open], ..Sources::default() });
+        assert!(told.contains("chmod o-r /run/credentials/client_id"), "{told}");
+        let flags = Flags::from([("client_id", vec![SECRET.to_owned()])]);
+        assert!(warned(&Sources { flags, ..Sources::default() }).contains("CLIENT_ID_FILE"));
+        let text = format!("client_id = '{SECRET}'");
+        let file = Some(File { world_readable: true, ..file(&text) });
+        assert!(warned(&Sources { file, ..Sources::default() }).contains("chmod o-r /etc/c.toml"));
+    }
+
+    #[test]
+    fn a_variable_that_is_not_utf_8_is_not_passed_over() {
+        use std::os::unix::ffi::OsStringExt;
+        let garbled = std::ffi::OsString::from_vec(vec![b'/', 0xff]);
+        let environment = Environment::new([("DATA_DIR".into(), garbled)]);
+        let told = problem(resolve(&Sources { environment, ..Sources::default() }));
+        assert!(told.contains("DATA_DIR") && told.contains("UTF-8"), "{told}");
+    }
+}

@@ -1,0 +1,567 @@
+//! Every option, declared once: flag, variable, key, documentation and meaning all come from here.
+
+use super::value::{self, Parsed};
+use super::{Config, LogFormat};
+use std::path::Path;
+
+/// One option. Its names are derived from its key: `snapshot.days` is SNAPSHOT_DAYS and
+/// `--snapshot-days`.
+pub struct Setting {
+    /// The name in the configuration file.
+    pub key: &'static str,
+    /// The heading under which it is explained.
+    pub section: &'static str,
+    /// What a value of it looks like.
+    pub kind: &'static Kind,
+    /// The value where nobody gives one.
+    pub default: Option<&'static str>,
+    /// What holds where nobody gives a value and there is no default.
+    pub unset: &'static str,
+    /// A value for the example file where there is no default.
+    pub example: &'static str,
+    /// Whether the value is a secret: it is never shown, and it may be given in a file of its own.
+    pub secret: bool,
+    /// Whether the configuration file may hold it.
+    pub in_file: bool,
+    /// Names that the rule does not give.
+    pub names: Names,
+    /// One sentence.
+    pub doc: &'static str,
+    /// What else there is to know, in whole sentences.
+    pub long: &'static str,
+    /// Puts one value into the configuration and gives its canonical text; relative paths are
+    /// meant from the given directory. Called once for each value of a list.
+    pub set: fn(&mut Config, &str, &Path) -> Result<String, String>,
+}
+
+/// Names that the rule does not give, most of them the reference server's.
+#[derive(Clone, Copy)]
+pub struct Names {
+    /// The flag's letter.
+    pub short: Option<char>,
+    /// The flag's name, instead of the derived one.
+    pub long: Option<&'static str>,
+    /// The environment variable, instead of the derived one.
+    pub variable: Option<&'static str>,
+    /// A second environment variable, which counts where the first is unset.
+    pub alias: Option<&'static str>,
+}
+
+/// What a value looks like.
+pub struct Kind {
+    /// The placeholder behind the flag.
+    pub name: &'static str,
+    /// What to give, for people: "a size such as 100MiB".
+    pub expects: &'static str,
+    /// How many values there are and how the flag is given.
+    pub shape: Shape,
+    /// Whether the file has it without quotes.
+    pub bare: bool,
+}
+
+/// How many values an option has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// Exactly one.
+    One,
+    /// One or more, separated by commas or given several times.
+    List,
+    /// True or false; the flag alone means true.
+    Switch,
+    /// True or false; the flag alone means false, and takes no value.
+    Off,
+}
+
+impl Setting {
+    /// The flag without its dashes.
+    pub fn flag(&self) -> String {
+        self.names.long.map_or_else(|| self.key.replace(['.', '_'], "-"), str::to_owned)
+    }
+
+    /// The environment variable.
+    pub fn variable(&self) -> String {
+        self.names.variable.map_or_else(|| self.key.replace('.', "_").to_ascii_uppercase(), str::to_owned)
+    }
+
+    /// The environment variable that names a file with the value; only secrets have one.
+    pub fn file_variable(&self) -> Option<String> {
+        self.secret.then(|| format!("{}_FILE", self.variable()))
+    }
+
+    /// The name of the file in $CREDENTIALS_DIRECTORY that holds the value; only secrets have one.
+    pub fn credential(&self) -> Option<String> {
+        self.secret.then(|| self.variable().to_ascii_lowercase())
+    }
+
+    /// What holds where nobody gives a value, for people.
+    pub fn otherwise(&self) -> String {
+        format!("default: {}", self.default.unwrap_or(self.unset))
+    }
+}
+
+const DERIVED: Names = Names { short: None, long: None, variable: None, alias: None };
+
+const fn kind(name: &'static str, expects: &'static str) -> Kind {
+    Kind { name, expects, shape: Shape::One, bare: false }
+}
+
+static ADDRESSES: Kind = Kind {
+    shape: Shape::List,
+    ..kind("ADDRESS", "a host and a port such as localhost:8080 or [::]:8080, or unix: and a path")
+};
+static CLIENT_IDS: Kind = Kind {
+    shape: Shape::List,
+    ..kind("CLIENT_ID", "a UUID such as a client ID of Taskwarrior, sync.server.client_id")
+};
+static SWITCH: Kind = Kind { shape: Shape::Switch, bare: true, ..kind("BOOL", "true or false") };
+static OFF: Kind = Kind { shape: Shape::Off, bare: true, ..kind("BOOL", "true or false") };
+static NUMBER: Kind = Kind { bare: true, ..kind("NUMBER", "a whole number such as 100") };
+static PATH: Kind = kind("PATH", "a path");
+static SIZE: Kind = kind("SIZE", "a size such as 100MiB");
+static TIME: Kind = kind("TIME", "a time such as 30s, 5m or 500ms");
+static URL_PATH: Kind = kind("PATH", "a path such as /tasks/");
+static URL: Kind = kind("URL", "a URL such as https://tasks.example.org/");
+static LEVELS: Kind = kind(
+    "LEVELS",
+    "off, error, warn, info, debug or trace, for all or by module: warn,sync_server::http=debug",
+);
+static FORMAT: Kind = kind("FORMAT", "text or json");
+
+/// What most options are like.
+const PLAIN: Setting = Setting {
+    key: "",
+    section: "",
+    kind: &PATH,
+    default: None,
+    unset: "",
+    example: "",
+    secret: false,
+    in_file: true,
+    names: DERIVED,
+    doc: "",
+    long: "",
+    set: |_, _, _| Ok(String::new()),
+};
+
+const GENERAL: &str = "General";
+const NETWORK: &str = "Network";
+const CLIENTS: &str = "Clients";
+const SNAPSHOTS: &str = "Snapshots";
+const STORAGE: &str = "Storage";
+const LIMITS: &str = "Limits";
+const LOG: &str = "Log";
+const PROCESS: &str = "Process";
+
+/// Where the configuration is read from where nobody names a file.
+pub const DEFAULT_FILE: &str = "/etc/sync-server/config.toml";
+
+/// All options, in the order in which they are explained.
+pub static TABLE: &[Setting] = &[
+    Setting {
+        key: "config",
+        section: GENERAL,
+        unset: "/etc/sync-server/config.toml where it exists",
+        in_file: false,
+        doc: "The configuration file",
+        long: "A TOML file; `sync-server config example` prints one. A file that cannot be read is an error, \
+               never skipped. /dev/null stands for no file.",
+        set: |config, text, cwd| put_some(&mut config.file, value::path(text, cwd)),
+        ..PLAIN
+    },
+    Setting {
+        key: "listen",
+        section: NETWORK,
+        kind: &ADDRESSES,
+        default: Some("localhost:8080"),
+        names: Names { short: Some('l'), ..DERIVED },
+        doc: "Where to listen",
+        long: "Host names, IPv4 addresses, IPv6 addresses in brackets, each with a port, and unix sockets as \
+               unix:/path; several are separated by commas. Beyond this machine use TLS in front of it, and \
+               decide who may use the server: see client_id and create_clients.",
+        set: |config, text, cwd| push(&mut config.listen, value::endpoint(text, cwd)),
+        ..PLAIN
+    },
+    Setting {
+        key: "base_path",
+        section: NETWORK,
+        kind: &URL_PATH,
+        default: Some("/"),
+        doc: "The path under which the protocol is served",
+        long: "For a proxy that passes paths on as they are. With /tasks/ the URL for Taskwarrior ends in \
+               /tasks/; nothing is served elsewhere.",
+        set: |config, text, _| put(&mut config.base_path, value::base_path(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "public_url",
+        section: NETWORK,
+        kind: &URL,
+        unset: "the first listener's own URL",
+        example: "https://tasks.example.org/",
+        doc: "The URL that clients use",
+        long: "What the server prints for people who set up Taskwarrior. Needed where a proxy stands in front.",
+        set: |config, text, _| put_some(&mut config.public_url, value::url(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "client_id",
+        section: CLIENTS,
+        kind: &CLIENT_IDS,
+        unset: "all clients",
+        example: "00000000-0000-4000-8000-000000000000",
+        secret: true,
+        names: Names { short: Some('C'), long: Some("allow-client-id"), ..DERIVED },
+        doc: "The clients that may use the server",
+        long: "Every other client is refused. A client ID is a credential: prefer CLIENT_ID_FILE (one ID a line) \
+               or a systemd credential named client_id to a flag, which every user of the machine can see.",
+        set: |config, text, _| {
+            let (client, shown) = value::client_id(text)?;
+            config.client_id.get_or_insert_default().insert(client);
+            Ok(shown)
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "create_clients",
+        section: CLIENTS,
+        kind: &OFF,
+        default: Some("true"),
+        names: Names { long: Some("no-create-clients"), ..DERIVED },
+        doc: "Whether the first upload of an unknown client creates it",
+        long: "With false, or the flag, only clients that the database knows may use the server. Clients that \
+               client_id names are created by their first upload only while this is true.",
+        set: |config, text, _| put(&mut config.create_clients, value::switch(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "snapshot.versions",
+        section: SNAPSHOTS,
+        kind: &NUMBER,
+        default: Some("100"),
+        doc: "Ask for a new snapshot after this many versions",
+        long: "Urgently after one and a half times as many. A snapshot spares a new replica the whole history.",
+        set: |config, text, _| put(&mut config.snapshot.versions, value::number(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "snapshot.days",
+        section: SNAPSHOTS,
+        kind: &NUMBER,
+        default: Some("14"),
+        doc: "Ask for a new snapshot after this many days",
+        long: "Urgently after one and a half times as many.",
+        set: |config, text, _| put(&mut config.snapshot.days, value::number(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "data_dir",
+        section: STORAGE,
+        unset: "$STATE_DIRECTORY, else /var/lib/sync-server, else below the home directory",
+        example: "/var/lib/sync-server",
+        names: Names { short: Some('d'), ..DERIVED },
+        doc: "The directory that holds the database",
+        long: "The database is taskchampion-sync-server.sqlite3 there. One that taskchampion-sync-server wrote is \
+               used as it is. Unless told otherwise the server takes $STATE_DIRECTORY, else \
+               /var/lib/sync-server where that can be written, else sync-server in $XDG_DATA_HOME or \
+               ~/.local/share; and where that holds no database, but /var/lib/taskchampion-sync-server or its \
+               data directory does, that one. Where both do, the server asks to be told.",
+        set: |config, text, cwd| put_some(&mut config.data_dir, value::path(text, cwd)),
+        ..PLAIN
+    },
+    Setting {
+        key: "migration.copy",
+        section: STORAGE,
+        kind: &SWITCH,
+        default: Some("true"),
+        doc: "Whether a copy of the database is kept before its tables are changed",
+        long: "Made once before a new release, or the first start on a database of taskchampion-sync-server, \
+               changes the tables of a database that holds data. It needs as much space as the database.",
+        set: |config, text, _| put(&mut config.migration.copy, value::switch(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "migration.copy_dir",
+        section: STORAGE,
+        unset: "the data directory",
+        example: "/var/backups/sync-server",
+        doc: "Where that copy is kept",
+        long: "For data directories on a file system without the space.",
+        set: |config, text, cwd| put_some(&mut config.migration.copy_dir, value::path(text, cwd)),
+        ..PLAIN
+    },
+    Setting {
+        key: "body.limit",
+        section: LIMITS,
+        kind: &SIZE,
+        default: Some("100MiB"),
+        doc: "The largest body of a request, decoded",
+        long: "Larger ones are refused. Versions stay near 1 MB, but snapshots are never cut, and a snapshot that \
+               is refused fails every sync of its user: keep it generous. At most 900MiB.",
+        set: |config, text, _| put(&mut config.limits.body, value::body_size(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "body.memory",
+        section: LIMITS,
+        kind: &SIZE,
+        default: Some("256MiB"),
+        doc: "The memory that all bodies in flight may hold together",
+        long: "Requests and responses. A quarter is kept for small bodies, so that large ones cannot block \
+               everyone; the rest must have room for one body of body.limit.",
+        set: |config, text, _| put(&mut config.limits.memory, value::size(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "body.wait",
+        section: LIMITS,
+        kind: &TIME,
+        default: Some("30s"),
+        doc: "How long a request waits for its share of that memory",
+        long: "Then it is answered 503. Clients give up after 60 s.",
+        set: |config, text, _| put(&mut config.limits.memory_wait, value::duration_or_none(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "body.timeout",
+        section: LIMITS,
+        kind: &TIME,
+        default: Some("30s"),
+        doc: "How long a body, sent or received, may make no progress",
+        long: "Then the connection is closed.",
+        set: |config, text, _| put(&mut config.limits.body_timeout, value::duration(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "header.timeout",
+        section: LIMITS,
+        kind: &TIME,
+        default: Some("10s"),
+        doc: "How long the head of a request may take from its first byte to its last",
+        long: "Then the connection is closed.",
+        set: |config, text, _| put(&mut config.limits.header_timeout, value::duration(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "idle.timeout",
+        section: LIMITS,
+        kind: &TIME,
+        default: Some("90s"),
+        doc: "How long a connection may wait for its next request",
+        long: "Clients do not repeat an upload that meets a connection closed just then, so their sync fails: \
+               keep it at 75s or more, and longer than the same time of a proxy in front.",
+        set: |config, text, _| put(&mut config.limits.idle_timeout, value::duration(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "connections.limit",
+        section: LIMITS,
+        kind: &NUMBER,
+        default: Some("1024"),
+        doc: "How many connections may be open at once",
+        long: "Further ones wait in the kernel's queue. Each takes a file descriptor.",
+        set: |config, text, _| put(&mut config.limits.connections, value::count(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "shutdown.timeout",
+        section: LIMITS,
+        kind: &TIME,
+        default: Some("20s"),
+        doc: "How long requests in flight may take once the server is told to stop",
+        long: "Connections without a request are closed at once. Keep it below the time after which systemd \
+               (90 s) or a container engine (10 s for Docker) kills.",
+        set: |config, text, _| put(&mut config.limits.shutdown_timeout, value::duration_or_none(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "log.level",
+        section: LOG,
+        kind: &LEVELS,
+        default: Some("info"),
+        names: Names { alias: Some("RUST_LOG"), ..DERIVED },
+        doc: "What is logged",
+        long: "A level for all, or levels by module, separated by commas. Requests are logged at info by \
+               sync_server::request.",
+        set: |config, text, _| put(&mut config.log.level, value::directives(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "log.format",
+        section: LOG,
+        kind: &FORMAT,
+        default: Some("text"),
+        doc: "How a line looks: text, or json with one object a line",
+        set: |config, text, _| {
+            config.log.format = match text {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => return Err("is no format".to_owned()),
+            };
+            Ok(text.to_owned())
+        },
+        ..PLAIN
+    },
+    Setting {
+        key: "log.file",
+        section: LOG,
+        unset: "standard error",
+        example: "/var/log/sync-server.log",
+        doc: "The file that the log goes to",
+        long: "Opened anew on SIGHUP and `sync-server reload`, so that it can be rotated.",
+        set: |config, text, cwd| put_some(&mut config.log.file, value::path(text, cwd)),
+        ..PLAIN
+    },
+    Setting {
+        key: "daemonize",
+        section: PROCESS,
+        kind: &SWITCH,
+        default: Some("false"),
+        doc: "Whether to go into the background",
+        long: "Only for systems without a service manager; systemd wants the program in the foreground, and \
+               under it this is an error. Give log.file as well, since standard error is closed.",
+        set: |config, text, _| put(&mut config.daemonize, value::switch(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "pid_file",
+        section: PROCESS,
+        unset: "none",
+        example: "/run/sync-server.pid",
+        doc: "The file that holds the process ID of the background process",
+        set: |config, text, cwd| put_some(&mut config.pid_file, value::path(text, cwd)),
+        ..PLAIN
+    },
+];
+
+/// The option with this key.
+pub fn find(key: &str) -> Option<&'static Setting> {
+    TABLE.iter().find(|setting| setting.key == key)
+}
+
+/// The headings, in order.
+pub fn sections() -> Vec<&'static str> {
+    let mut sections: Vec<&str> = TABLE.iter().map(|setting| setting.section).collect();
+    sections.dedup();
+    sections
+}
+
+fn put<T>(place: &mut T, parsed: Parsed<T>) -> Result<String, String> {
+    let (value, shown) = parsed?;
+    *place = value;
+    Ok(shown)
+}
+
+fn put_some<T>(place: &mut Option<T>, parsed: Parsed<T>) -> Result<String, String> {
+    let (value, shown) = parsed?;
+    *place = Some(value);
+    Ok(shown)
+}
+
+fn push<T>(place: &mut Vec<T>, parsed: Parsed<T>) -> Result<String, String> {
+    let (value, shown) = parsed?;
+    place.push(value);
+    Ok(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_name_is_used_twice() {
+        let mut names = BTreeSet::new();
+        let mut add = |name: String| assert!(names.insert(name.clone()), "{name} is used twice");
+        for setting in TABLE {
+            add(setting.key.replace('_', "."));
+            add(format!("--{}", setting.flag()));
+            add(setting.variable());
+            let more = [setting.names.alias.map(str::to_owned), setting.file_variable()];
+            let short = setting.names.short.map(|short| format!("-{short}"));
+            more.into_iter().flatten().chain(short).for_each(&mut add);
+        }
+    }
+
+    #[test]
+    fn no_key_is_both_an_option_and_a_table() {
+        for (a, b) in TABLE.iter().flat_map(|a| TABLE.iter().map(move |b| (a.key, b.key))) {
+            assert!(!b.starts_with(&format!("{a}.")), "{a} and {b}");
+        }
+    }
+
+    #[test]
+    fn names_follow_from_the_key() {
+        let setting = find("snapshot.versions").expect("it is there");
+        assert_eq!(setting.flag(), "snapshot-versions");
+        assert_eq!(setting.variable(), "SNAPSHOT_VERSIONS");
+        let setting = find("migration.copy_dir").expect("it is there");
+        assert_eq!(setting.flag(), "migration-copy-dir");
+        assert_eq!(setting.variable(), "MIGRATION_COPY_DIR");
+    }
+
+    #[test]
+    fn keys_are_words_that_every_notation_can_write() {
+        for setting in TABLE {
+            let good = |c: char| c.is_ascii_lowercase() || matches!(c, '.' | '_');
+            assert!(setting.key.chars().all(good), "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn the_reference_servers_names_are_kept() {
+        for (short, flag, variable) in [
+            (Some('l'), "listen", "LISTEN"),
+            (Some('C'), "allow-client-id", "CLIENT_ID"),
+            (None, "no-create-clients", "CREATE_CLIENTS"),
+            (None, "snapshot-versions", "SNAPSHOT_VERSIONS"),
+            (None, "snapshot-days", "SNAPSHOT_DAYS"),
+            (Some('d'), "data-dir", "DATA_DIR"),
+        ] {
+            let setting = TABLE.iter().find(|setting| setting.flag() == flag).expect(flag);
+            assert_eq!((setting.names.short, setting.variable().as_str()), (short, variable));
+        }
+        assert_eq!(find("log.level").and_then(|setting| setting.names.alias), Some("RUST_LOG"));
+    }
+
+    #[test]
+    fn every_default_and_every_example_is_valid() {
+        for setting in TABLE {
+            let mut config = Config::default();
+            for text in
+                [setting.default, Some(setting.example)].into_iter().flatten().filter(|text| !text.is_empty())
+            {
+                (setting.set)(&mut config, text, Path::new("/")).expect(setting.key);
+            }
+        }
+    }
+
+    #[test]
+    fn every_option_says_what_it_is_and_what_holds_without_it() {
+        for setting in TABLE {
+            let key = setting.key;
+            assert!(!setting.section.is_empty() && !setting.doc.is_empty(), "{key}");
+            assert!(!setting.doc.ends_with('.') && setting.doc.len() < 80, "{key}: {}", setting.doc);
+            assert!(setting.long.is_empty() || setting.long.ends_with('.'), "{key}: {}", setting.long);
+            assert_eq!(setting.default.is_some(), setting.unset.is_empty(), "{key}");
+            assert!(setting.default.is_some() || !setting.in_file || !setting.example.is_empty(), "{key}");
+        }
+    }
+
+    #[test]
+    fn every_secret_may_stand_in_a_file_of_its_own() {
+        for setting in TABLE {
+            assert_eq!(setting.file_variable().is_some(), setting.secret, "{}", setting.key);
+            assert_eq!(setting.credential().is_some(), setting.secret, "{}", setting.key);
+        }
+        let client_id = find("client_id").expect("it is there");
+        assert!(client_id.secret);
+        assert_eq!(client_id.file_variable().as_deref(), Some("CLIENT_ID_FILE"));
+        assert_eq!(client_id.credential().as_deref(), Some("client_id"));
+    }
+
+    #[test]
+    fn the_options_of_a_section_stand_together() {
+        let sections = sections();
+        assert_eq!(sections.len(), sections.iter().collect::<BTreeSet<_>>().len(), "{sections:?}");
+    }
+}

@@ -1,0 +1,204 @@
+//! Asks a running server whether it is well, for container engines and the like: one request, one
+//! exit code, no other program needed.
+//!
+//! Knows HTTP only as far as a status line goes.
+
+use crate::config::{Config, Endpoint};
+use std::fmt::Display;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long everything together may take, the name's resolution included.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long one of several addresses of a name may take to connect.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// The longest status line that is read, in bytes.
+const STATUS_LINE: u64 = 1024;
+
+/// Asks `url`, or else the first configured listener's `readyz` under the base path.
+///
+/// `Ok` means that the answer was 200, in at most 5 seconds; the error says what was asked and what came.
+pub fn run(url: Option<&str>, config: &Config) -> Result<(), String> {
+    let question = match url {
+        Some(url) => Question::of_url(url)?,
+        None => Question::of_config(config)?,
+    };
+    let (sender, answer) = mpsc::channel();
+    let asked = question.clone();
+    // A thread, because a name's resolution knows no deadline.
+    std::thread::spawn(move || sender.send(asked.ask()));
+    let came = answer.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(format!("nothing within {PATIENCE:?}")));
+    match came {
+        Ok(200) => Ok(()),
+        Ok(status) => Err(format!("asked {question}, got status {status}")),
+        Err(error) => Err(format!("asked {question}, got {error}")),
+    }
+}
+
+/// A request to be made.
+#[derive(Clone, Debug, PartialEq)]
+struct Question {
+    whom: Whom,
+    path: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Whom {
+    /// A host and a port.
+    Tcp(String),
+    /// A socket's path.
+    Unix(PathBuf),
+}
+
+impl Question {
+    fn of_config(config: &Config) -> Result<Question, String> {
+        let whom = match config.listen.first() {
+            Some(Endpoint::Tcp(address)) => Whom::Tcp(address.clone()),
+            Some(Endpoint::Unix(path)) => Whom::Unix(path.clone()),
+            None => return Err("there is no listener to ask".to_owned()),
+        };
+        Ok(Question { whom, path: format!("{}readyz", config.base_path) })
+    }
+
+    fn of_url(url: &str) -> Result<Question, String> {
+        if url.starts_with("https://") {
+            return Err(format!(
+                "cannot ask {url}: this server's listeners speak plain HTTP; ask its http:// address, \
+                 behind whatever adds the TLS"
+            ));
+        }
+        let rest = url.strip_prefix("http://").ok_or_else(|| format!("not an http:// URL: {url}"))?;
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if authority.is_empty() || authority.contains('@') {
+            return Err(format!("not a URL of the form http://host:port/path: {url}"));
+        }
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+        let address = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+        let path = path.split('#').next().unwrap_or_default();
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        Ok(Question { whom: Whom::Tcp(address), path })
+    }
+
+    /// The status of the answer, or what came instead.
+    fn ask(&self) -> Result<u16, String> {
+        match &self.whom {
+            Whom::Tcp(address) => self.ask_over(connect(address)?, address),
+            Whom::Unix(path) => {
+                let stream = UnixStream::connect(path);
+                self.ask_over(stream.map_err(|error| format!("no connection: {error}"))?, "localhost")
+            }
+        }
+    }
+
+    fn ask_over(&self, mut stream: impl Read + Write, host: &str) -> Result<u16, String> {
+        let head = format!("GET {} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n", self.path);
+        stream.write_all(head.as_bytes()).map_err(|error| format!("a failure while asking: {error}"))?;
+        let mut line = String::new();
+        let read = BufReader::new(stream.take(STATUS_LINE)).read_line(&mut line);
+        read.map_err(|error| format!("a failure instead of an answer: {error}"))?;
+        let status = line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1));
+        let status = status.and_then(|status| status.trim_end().parse().ok());
+        status.ok_or_else(|| format!("no HTTP: {:?}", line.trim_end()))
+    }
+}
+
+impl Display for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.whom {
+            Whom::Tcp(address) => write!(f, "http://{address}{}", self.path),
+            Whom::Unix(path) => write!(f, "{} at the socket {}", self.path, path.display()),
+        }
+    }
+}
+
+/// Connects to the first address of the name that answers.
+fn connect(address: &str) -> Result<TcpStream, String> {
+    let resolved = address.to_socket_addrs().map_err(|error| format!("no address: {error}"))?;
+    let mut failure = "no address".to_owned();
+    for address in resolved.map(reachable) {
+        match TcpStream::connect_timeout(&address, CONNECT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = format!("no connection to {address}: {error}"),
+        }
+    }
+    Err(failure)
+}
+
+/// A server that listens on all addresses is asked on its own machine's.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn question(url: &str) -> (Whom, String) {
+        let question = Question::of_url(url).expect("a URL");
+        (question.whom, question.path)
+    }
+
+    /// Answers one connection with these bytes, and returns the URL to ask.
+    fn server(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).expect("a whole head");
+                head.push(byte[0]);
+            }
+            stream.write_all(answer.as_bytes()).expect("someone reads");
+        });
+        format!("http://{address}/readyz")
+    }
+
+    fn ask(url: &str) -> Result<u16, String> {
+        Question::of_url(url).expect("a URL").ask()
+    }
+
+    #[test]
+    fn urls_are_taken_apart() {
+        assert_eq!(question("http://host:8080/a?b#c"), (Whom::Tcp("host:8080".into()), "/a?b".into()));
+        assert_eq!(question("http://host"), (Whom::Tcp("host:80".into()), "/".into()));
+        assert_eq!(question("http://[::1]/x"), (Whom::Tcp("[::1]:80".into()), "/x".into()));
+        assert_eq!(question("http://[::1]:8080?x"), (Whom::Tcp("[::1]:8080".into()), "/?x".into()));
+    }
+
+    #[test]
+    fn what_cannot_be_asked_is_refused_with_the_reason() {
+        for url in ["ftp://host/", "host:8080", "http://", "http:///path", "http://user:secret@host/"] {
+            assert!(Question::of_url(url).is_err(), "{url}");
+        }
+        assert!(Question::of_url("https://host/").expect_err("no TLS").contains("plain HTTP"));
+    }
+
+    #[test]
+    fn the_status_is_what_counts() {
+        assert_eq!(ask(&server("HTTP/1.1 200 OK\r\n\r\n")), Ok(200));
+        assert_eq!(ask(&server("HTTP/1.1 503 Service Unavailable\r\n\r\n")), Ok(503));
+        assert!(ask(&server("SSH-2.0\r\n")).expect_err("no HTTP").contains("SSH-2.0"));
+        assert!(ask(&server("")).is_err());
+    }
+
+    #[test]
+    fn all_addresses_mean_this_machine() {
+        assert_eq!(reachable("0.0.0.0:80".parse().expect("an address")).to_string(), "127.0.0.1:80");
+        assert_eq!(reachable("[::]:80".parse().expect("an address")).to_string(), "[::1]:80");
+        assert_eq!(reachable("192.0.2.1:80".parse().expect("an address")).to_string(), "192.0.2.1:80");
+    }
+}

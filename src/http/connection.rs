@@ -1,0 +1,156 @@
+//! One HTTP/1 connection from its first byte to its last.
+
+use super::body::Reply;
+use super::timed::{Progress, Stage, Timed, Watch};
+use super::{App, Peer, wire};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+
+/// A request's head may have this many bytes.
+const LARGEST_HEAD: usize = 16 * 1024;
+
+/// What hyper may buffer of a connection in each direction.
+const BUFFER: usize = 64 * 1024;
+
+/// After an answer that came before the request was read: how long the rest is still taken and
+/// thrown away. Closing at once would make the kernel send a reset, and a reset destroys an answer
+/// that the peer has not read yet.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// How a connection came to its end.
+enum End {
+    /// Everything that hyper had to say has been written.
+    Finished,
+    /// hyper gave up; if it could, it has said so to the peer.
+    Failed(hyper::Error),
+    /// A head did not arrive in time.
+    HeadTimedOut,
+    /// Nothing more is to be said.
+    Cut,
+}
+
+impl App {
+    /// Serves one connection until it ends; once `stop` is true, until the request in flight has
+    /// been answered.
+    pub async fn serve<S>(self: Arc<App>, stream: S, peer: Peer, stop: watch::Receiver<bool>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let progress = Arc::new(Progress::default());
+        let io = TokioIo::new(Timed::new(stream, progress.clone()));
+        let service = {
+            let (app, progress) = (self.clone(), progress.clone());
+            service_fn(move |request: Request<Incoming>| {
+                let (app, progress) = (app.clone(), progress.clone());
+                async move { Ok::<Response<Reply>, Infallible>(app.answer(request, progress, peer).await) }
+            })
+        };
+        let mut builder = http1::Builder::new();
+        // hyper's own deadline would also end connections that idle.
+        builder.header_read_timeout(None).max_header_size(LARGEST_HEAD).max_buf_size(BUFFER);
+        let mut connection = builder.serve_connection(io, service);
+        let watch = Watch::new(&self.limits, Instant::now());
+        let end =
+            drive(&mut connection, |connection| connection.graceful_shutdown(), watch, &progress, stop).await;
+        let stream = connection.into_parts().io.into_inner().into_inner();
+        match end {
+            End::Finished if progress.must_linger() => linger(stream).await,
+            End::Finished | End::Cut => {}
+            End::HeadTimedOut => say(stream, wire::HEAD_TIMED_OUT).await,
+            End::Failed(error) => {
+                log::debug!("connection of {peer} ended: {error}");
+                if error.is_parse() {
+                    linger(stream).await;
+                }
+            }
+        }
+    }
+}
+
+/// Runs the connection and its one timer until either ends it. `finish` makes it end after the
+/// request in flight, at once where there is none.
+async fn drive<C>(
+    connection: &mut C,
+    finish: impl Fn(Pin<&mut C>),
+    mut watch: Watch,
+    progress: &Progress,
+    mut stop: watch::Receiver<bool>,
+) -> End
+where
+    C: Future<Output = hyper::Result<()>> + Unpin,
+{
+    let news = stop.clone();
+    let mut stop = pin!(async move {
+        // An error means that nobody is left who could say it: that is an order, too.
+        let _ = stop.wait_for(|stop| *stop).await;
+    });
+    let (mut is_asked, mut is_stopping) = (false, false);
+    let mut timer = pin!(tokio::time::sleep_until(Instant::now().into()));
+    let mut is_set = false;
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut *connection).poll(cx) {
+                return Poll::Ready(result.map_or_else(End::Failed, |()| End::Finished));
+            }
+            // Once asked, it wakes this task by itself; asking takes a lock that all connections share.
+            if !is_stopping && (!is_asked || news.has_changed().unwrap_or(true)) {
+                is_asked = true;
+                is_stopping = stop.as_mut().poll(cx).is_ready();
+                if is_stopping {
+                    finish(Pin::new(&mut *connection));
+                    continue;
+                }
+            }
+            let now = Instant::now();
+            let Some(deadline) = watch.deadline(progress, now) else { return Poll::Pending };
+            if now < deadline {
+                // The timer is moved only where it would ring too late. Where it rings too early,
+                // it is set anew, so that a busy connection hardly ever touches it.
+                let rings = timer.deadline().into_std();
+                if is_set && now < rings && rings <= deadline {
+                    return Poll::Pending;
+                }
+                is_set = true;
+                timer.as_mut().reset(deadline.into());
+                ready!(timer.as_mut().poll(cx));
+                continue;
+            }
+            match watch.stage() {
+                Stage::Head => return Poll::Ready(End::HeadTimedOut),
+                // Its reader answers, once.
+                Stage::Body if !progress.is_expired() => progress.expire(),
+                _ => return Poll::Ready(End::Cut),
+            }
+        }
+    })
+    .await
+}
+
+/// Tells the peer something that hyper cannot, and ends.
+async fn say<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, words: &[u8]) {
+    let said = async {
+        stream.write_all(words).await?;
+        stream.shutdown().await
+    };
+    if let Ok(Ok(())) = tokio::time::timeout(LINGER, said).await {
+        linger(stream).await;
+    }
+}
+
+/// Takes and throws away what still arrives on a stream that is closed for writing.
+async fn linger<S: AsyncRead + Unpin>(mut stream: S) {
+    let mut waste = vec![0; BUFFER];
+    let drained = async { while let Ok(1..) = stream.read(&mut waste).await {} };
+    let _ = tokio::time::timeout(LINGER, drained).await;
+}

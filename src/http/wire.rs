@@ -1,0 +1,641 @@
+//! The protocol's "HTTP Representation": what a request's head asks for, and what an outcome looks
+//! like on the wire.
+//!
+//! Every path, header name, media type and status is here and nowhere else. Pure: knows no socket,
+//! no body and no clock.
+
+use crate::protocol::{ClientId, Outcome, Read, Refusal, Request, Urgency, VersionId, Write};
+use crate::storage::Kind;
+use crate::workers::Failure;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Response, StatusCode};
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
+
+/// The media type of a history segment. Clients compare it whole, so it never gets parameters.
+pub const SEGMENT: &str = "application/vnd.taskchampion.history-segment";
+/// The media type of a snapshot.
+pub const SNAPSHOT: &str = "application/vnd.taskchampion.snapshot";
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store, max-age=0");
+const CODINGS: HeaderValue = HeaderValue::from_static("gzip, deflate, br, zstd");
+/// Seconds. Stock clients ignore it; proxies and people do not.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
+
+const CLIENT_ID: HeaderName = HeaderName::from_static("x-client-id");
+const VERSION_ID: HeaderName = HeaderName::from_static("x-version-id");
+const PARENT_VERSION_ID: HeaderName = HeaderName::from_static("x-parent-version-id");
+const SNAPSHOT_REQUEST: HeaderName = HeaderName::from_static("x-snapshot-request");
+
+/// What a request gets when its head is not even complete in time. It is written without hyper,
+/// which has no request to answer then.
+pub const HEAD_TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
+    connection: close\r\n\
+    cache-control: no-store, max-age=0\r\n\
+    content-length: 0\r\n\r\n";
+
+/// An answer whose body is whole and has no reservation yet.
+pub type Answer = Response<Vec<u8>>;
+
+/// What a request's head asks for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Ask {
+    /// The text that people, charts and probes look for at the root.
+    Banner,
+    /// Whether the process answers.
+    Health,
+    /// Whether the workers and the database answer.
+    Ready,
+    /// A transaction that changes nothing.
+    Fetch(Fetch),
+    /// A transaction that brings a body.
+    Upload(Upload),
+}
+
+/// A transaction that changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fetch {
+    /// GetChildVersion.
+    ChildVersion { client: ClientId, parent: VersionId },
+    /// GetSnapshot.
+    Snapshot { client: ClientId },
+}
+
+/// A transaction whose body is still to be read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Upload {
+    /// The client that asks.
+    pub client: ClientId,
+    /// How the body is encoded; `None`: not at all.
+    pub coding: Option<Coding>,
+    target: Target,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Target {
+    History { parent: VersionId },
+    Snapshot { version: VersionId },
+}
+
+/// The content codings that a request body may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// `gzip` or `x-gzip`.
+    Gzip,
+    /// `deflate`.
+    Deflate,
+    /// `br`.
+    Brotli,
+    /// `zstd`.
+    Zstd,
+}
+
+/// Why a request is answered without any worker.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Problem {
+    /// Nothing is served at this path.
+    NotFound,
+    /// A path of the protocol under a prefix that this server does not serve.
+    Prefix(String),
+    /// The path takes these methods only.
+    Method { allow: &'static str },
+    /// No `X-Client-Id`, several, or no UUID in it.
+    ClientId,
+    /// No UUID where the path must have one.
+    PathId,
+    /// The body must have this type.
+    ContentType(&'static str),
+    /// A content coding that this server does not know, or several.
+    Coding,
+    /// The body is empty.
+    EmptyBody,
+    /// The body's chunks or its coding are broken.
+    BrokenBody,
+    /// The body is longer than the limit, in bytes.
+    TooLarge { limit: usize },
+    /// The body did not arrive in time.
+    TimedOut,
+    /// No memory for the body became free in time.
+    NoMemory,
+    /// The client may not use this server.
+    Refused(Refusal),
+}
+
+impl Fetch {
+    /// The client that asks.
+    pub fn client(self) -> ClientId {
+        match self {
+            Fetch::ChildVersion { client, .. } | Fetch::Snapshot { client } => client,
+        }
+    }
+
+    /// The request for the workers, with memory for a body of `room` bytes.
+    pub fn request(self, room: usize) -> Request {
+        Request::Read(match self {
+            Fetch::ChildVersion { client, parent } => Read::GetChildVersion { client, parent, room },
+            Fetch::Snapshot { client } => Read::GetSnapshot { client, room },
+        })
+    }
+}
+
+impl Upload {
+    /// The transaction, now that its body has been read.
+    pub fn with_body(self, body: Vec<u8>) -> Write {
+        match self.target {
+            Target::History { parent } => Write::AddVersion { client: self.client, parent, segment: body },
+            Target::Snapshot { version } => {
+                Write::AddSnapshot { client: self.client, version, snapshot: body }
+            }
+        }
+    }
+}
+
+/// Reads a request's head. `base` is the path under which the protocol is served; it begins and
+/// ends with `/`. `path` comes without a query: one is accepted and ignored.
+pub fn ask(base: &str, method: &Method, path: &str, headers: &HeaderMap) -> Result<Ask, Problem> {
+    let route = route(base, path)?;
+    let allow = route.allow();
+    if !allow.split(", ").any(|allowed| allowed == method.as_str()) {
+        return Err(Problem::Method { allow });
+    }
+    match route {
+        Route::Banner => Ok(Ask::Banner),
+        Route::Health => Ok(Ask::Health),
+        Route::Ready => Ok(Ask::Ready),
+        Route::Snapshot => Ok(Ask::Fetch(Fetch::Snapshot { client: client_id(headers)? })),
+        Route::ChildVersion(parent) => {
+            let client = client_id(headers)?;
+            Ok(Ask::Fetch(Fetch::ChildVersion { client, parent: path_id(parent)? }))
+        }
+        Route::AddVersion(parent) => {
+            let client = client_id(headers)?;
+            let target = Target::History { parent: path_id(parent)? };
+            require_type(headers, SEGMENT)?;
+            Ok(Ask::Upload(Upload { client, coding: coding(headers)?, target }))
+        }
+        Route::AddSnapshot(version) => {
+            let client = client_id(headers)?;
+            let target = Target::Snapshot { version: path_id(version)? };
+            require_type(headers, SNAPSHOT)?;
+            Ok(Ask::Upload(Upload { client, coding: coding(headers)?, target }))
+        }
+    }
+}
+
+enum Route<'a> {
+    Banner,
+    Health,
+    Ready,
+    AddVersion(&'a str),
+    ChildVersion(&'a str),
+    AddSnapshot(&'a str),
+    Snapshot,
+}
+
+impl Route<'_> {
+    fn allow(&self) -> &'static str {
+        match self {
+            Route::AddVersion(_) | Route::AddSnapshot(_) => "POST",
+            _ => "GET, HEAD",
+        }
+    }
+}
+
+fn route<'a>(base: &str, path: &'a str) -> Result<Route<'a>, Problem> {
+    match path {
+        // Probes and people find these without knowing the base path.
+        "/" => return Ok(Route::Banner),
+        "/healthz" => return Ok(Route::Health),
+        "/readyz" => return Ok(Route::Ready),
+        _ => {}
+    }
+    let under_base = path.strip_prefix(base);
+    match under_base {
+        Some("") => Ok(Route::Banner),
+        Some("healthz") => Ok(Route::Health),
+        Some("readyz") => Ok(Route::Ready),
+        None if path == base.trim_end_matches('/') => Ok(Route::Banner),
+        _ => under_base.and_then(protocol_route).ok_or_else(|| not_served(path)),
+    }
+}
+
+/// The protocol's own paths, without the base path. A path that names a transaction but no ID is
+/// one whose ID is malformed: "not found" would mean something else to a replica.
+fn protocol_route(path: &str) -> Option<Route<'_>> {
+    let rest = path.strip_prefix("v1/client/")?;
+    let (name, id) = rest.split_once('/').unwrap_or((rest, ""));
+    match name {
+        "add-version" => Some(Route::AddVersion(id)),
+        "get-child-version" => Some(Route::ChildVersion(id)),
+        "add-snapshot" => Some(Route::AddSnapshot(id)),
+        "snapshot" if rest == name => Some(Route::Snapshot),
+        _ => None,
+    }
+}
+
+/// A protocol path under a foreign prefix must not be "not found": a replica would take that for
+/// "up to date", and its user would never learn that nothing is synced.
+fn not_served(path: &str) -> Problem {
+    let prefix = path
+        .match_indices("/v1/client/")
+        .map(|(at, _)| at + 1)
+        .find(|at| protocol_route(&path[*at..]).is_some());
+    match prefix {
+        Some(end) => Problem::Prefix(path[..end].to_owned()),
+        None => Problem::NotFound,
+    }
+}
+
+fn client_id(headers: &HeaderMap) -> Result<ClientId, Problem> {
+    let value = only(headers, CLIENT_ID).ok_or(Problem::ClientId)?;
+    value.to_str().ok().and_then(ClientId::parse).ok_or(Problem::ClientId)
+}
+
+fn path_id(text: &str) -> Result<VersionId, Problem> {
+    VersionId::parse(text).ok_or(Problem::PathId)
+}
+
+/// Parameters are ignored, and so is case, as everywhere with media types.
+fn require_type(headers: &HeaderMap, wanted: &'static str) -> Result<(), Problem> {
+    let given = only(headers, header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = given.and_then(|given| given.split(';').next());
+    match essence {
+        Some(essence) if essence.trim().eq_ignore_ascii_case(wanted) => Ok(()),
+        _ => Err(Problem::ContentType(wanted)),
+    }
+}
+
+fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
+    if !headers.contains_key(header::CONTENT_ENCODING) {
+        return Ok(None);
+    }
+    let value = only(headers, header::CONTENT_ENCODING).and_then(|value| value.to_str().ok());
+    match value.map(str::to_ascii_lowercase).as_deref() {
+        Some("identity" | "") => Ok(None),
+        Some("gzip" | "x-gzip") => Ok(Some(Coding::Gzip)),
+        Some("deflate") => Ok(Some(Coding::Deflate)),
+        Some("br") => Ok(Some(Coding::Brotli)),
+        Some("zstd") => Ok(Some(Coding::Zstd)),
+        _ => Err(Problem::Coding),
+    }
+}
+
+/// The value of a header that may occur only once.
+fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// The answer to a transaction that the workers carried out.
+pub fn outcome(outcome: Outcome) -> Answer {
+    match outcome {
+        Outcome::Added { version, urgency } => added(version, urgency),
+        Outcome::Conflict { latest } => {
+            let mut answer = empty(StatusCode::CONFLICT);
+            answer.headers_mut().insert(PARENT_VERSION_ID, id_value(latest));
+            answer
+        }
+        Outcome::Child { version, parent, segment } => {
+            let mut answer = stored(version, SEGMENT, segment);
+            answer.headers_mut().insert(PARENT_VERSION_ID, id_value(parent));
+            answer
+        }
+        Outcome::Snapshot { version, snapshot } => stored(version, SNAPSHOT, snapshot),
+        Outcome::UpToDate | Outcome::NoSnapshot | Outcome::NoSuchClient => empty(StatusCode::NOT_FOUND),
+        Outcome::Gone => empty(StatusCode::GONE),
+        // A dropped snapshot is a success on the wire: anything else fails the user's whole sync.
+        Outcome::SnapshotStored | Outcome::SnapshotHeld | Outcome::SnapshotDropped(_) => {
+            empty(StatusCode::OK)
+        }
+        Outcome::Refused(refusal) => problem(&Problem::Refused(refusal)),
+        Outcome::NeedsRoom(_) => problem(&Problem::NoMemory),
+    }
+}
+
+/// The answer to a transaction that the workers could not carry out. What failed is the
+/// operator's business: the text says nothing of it.
+pub fn failure(failure: &Failure) -> Answer {
+    match failure {
+        Failure::Busy => later("The server is overloaded; try again later."),
+        Failure::Stopped => later("The server is stopping; try again later."),
+        Failure::Storage(error) => match error.kind {
+            Kind::Full | Kind::Busy | Kind::Unavailable => {
+                later("The server cannot reach or write its database at the moment; try again later.")
+            }
+            Kind::Corrupt | Kind::Newer | Kind::Other => {
+                text(StatusCode::INTERNAL_SERVER_ERROR, "The server failed; its log has the details.")
+            }
+        },
+    }
+}
+
+/// The answer to a request that no worker saw.
+pub fn problem(problem: &Problem) -> Answer {
+    let bad = |line| text(StatusCode::BAD_REQUEST, line);
+    match problem {
+        Problem::NotFound => text(StatusCode::NOT_FOUND, "There is nothing at this path."),
+        Problem::Prefix(_) => bad("The sync protocol is not served under this path: \
+             check the client's server URL against the server's base path."),
+        Problem::Method { allow } => {
+            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "This path does not take this method.");
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+            answer
+        }
+        Problem::ClientId => bad("The header X-Client-Id must be there once and hold a UUID."),
+        Problem::PathId => bad("The path must end in a UUID."),
+        Problem::ContentType(wanted) => bad(&format!("The Content-Type must be {wanted}.")),
+        Problem::Coding => {
+            let line = "The Content-Encoding must be gzip, deflate, br, zstd or none.";
+            let mut answer = text(StatusCode::UNSUPPORTED_MEDIA_TYPE, line);
+            answer.headers_mut().insert(header::ACCEPT_ENCODING, CODINGS);
+            answer
+        }
+        Problem::EmptyBody => bad("The body is empty."),
+        Problem::BrokenBody => bad("The body is broken: its chunks or its Content-Encoding."),
+        Problem::TooLarge { limit } => {
+            let line = format!("The body is larger than this server takes: {limit} bytes.");
+            text(StatusCode::PAYLOAD_TOO_LARGE, &line)
+        }
+        Problem::TimedOut => text(StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time."),
+        Problem::NoMemory => later("The server has too many bodies in flight; try again later."),
+        Problem::Refused(Refusal::NotAllowed) => {
+            text(StatusCode::FORBIDDEN, "This client is not allowed to use this server.")
+        }
+        Problem::Refused(Refusal::UnknownClient) => {
+            text(StatusCode::FORBIDDEN, "This server does not know this client and creates none.")
+        }
+    }
+}
+
+/// The answer at the root.
+pub fn banner() -> Answer {
+    text(StatusCode::OK, concat!("TaskChampion sync server v", env!("CARGO_PKG_VERSION")))
+}
+
+/// The answer to a probe.
+pub fn health(is_well: bool) -> Answer {
+    if is_well { text(StatusCode::OK, "ok") } else { later("The server cannot answer requests.") }
+}
+
+fn added(version: VersionId, urgency: Urgency) -> Answer {
+    let mut answer = empty(StatusCode::OK);
+    let headers = answer.headers_mut();
+    headers.insert(VERSION_ID, id_value(version));
+    match urgency {
+        Urgency::None => {}
+        Urgency::Low => {
+            headers.insert(SNAPSHOT_REQUEST, HeaderValue::from_static("urgency=low"));
+        }
+        Urgency::High => {
+            headers.insert(SNAPSHOT_REQUEST, HeaderValue::from_static("urgency=high"));
+        }
+    }
+    answer
+}
+
+fn stored(version: VersionId, media_type: &'static str, body: Vec<u8>) -> Answer {
+    let mut answer = empty(StatusCode::OK);
+    *answer.body_mut() = body;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(VERSION_ID, id_value(version));
+    answer
+}
+
+fn empty(status: StatusCode) -> Answer {
+    let mut answer = Response::new(Vec::new());
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
+    answer
+}
+
+fn text(status: StatusCode, line: &str) -> Answer {
+    let mut answer = empty(status);
+    answer.headers_mut().insert(header::CONTENT_TYPE, TEXT);
+    *answer.body_mut() = format!("{line}\n").into_bytes();
+    answer
+}
+
+fn later(line: &str) -> Answer {
+    let mut answer = text(StatusCode::SERVICE_UNAVAILABLE, line);
+    answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+    answer
+}
+
+fn id_value(id: VersionId) -> HeaderValue {
+    let uuid: Uuid = id.uuid();
+    let mut buffer = [0; Hyphenated::LENGTH];
+    let text = uuid.hyphenated().encode_lower(&mut buffer);
+    HeaderValue::from_str(text).expect("hexadecimal digits and dashes are valid in a header")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::Error;
+
+    const CLIENT: &str = "711D5CF3-0CF0-4EB8-9ECA-6F7F220638C0";
+    const PARENT: &str = "e5a4ab60-4f14-4f8e-9f3a-6d3ff6f4e9c1";
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    fn get(base: &str, path: &str) -> Result<Ask, Problem> {
+        ask(base, &Method::GET, path, &headers(&[("x-client-id", CLIENT)]))
+    }
+
+    fn post(path: &str, extra: &[(&'static str, &str)]) -> Result<Ask, Problem> {
+        let mut pairs = vec![("x-client-id", CLIENT)];
+        pairs.extend(extra);
+        ask("/", &Method::POST, path, &headers(&pairs))
+    }
+
+    fn add_version() -> String {
+        format!("/v1/client/add-version/{PARENT}")
+    }
+
+    fn client() -> ClientId {
+        ClientId::parse(CLIENT).unwrap()
+    }
+
+    fn parent() -> VersionId {
+        VersionId::parse(PARENT).unwrap()
+    }
+
+    fn header<'a>(answer: &'a Answer, name: &str) -> Option<&'a str> {
+        answer.headers().get(name).map(|value| value.to_str().unwrap())
+    }
+
+    #[test]
+    fn the_four_transactions_are_understood() {
+        let child = Fetch::ChildVersion { client: client(), parent: parent() };
+        assert_eq!(get("/", &format!("/v1/client/get-child-version/{PARENT}")), Ok(Ask::Fetch(child)));
+        assert_eq!(get("/", "/v1/client/snapshot"), Ok(Ask::Fetch(Fetch::Snapshot { client: client() })));
+        let target = Target::History { parent: parent() };
+        let upload = Upload { client: client(), coding: None, target };
+        assert_eq!(post(&add_version(), &[("content-type", SEGMENT)]), Ok(Ask::Upload(upload)));
+        let target = Target::Snapshot { version: parent() };
+        let upload = Upload { client: client(), coding: None, target };
+        let path = format!("/v1/client/add-snapshot/{PARENT}");
+        assert_eq!(post(&path, &[("content-type", SNAPSHOT)]), Ok(Ask::Upload(upload)));
+    }
+
+    #[test]
+    fn a_media_type_may_have_parameters_and_capitals_but_must_be_the_right_one() {
+        let typed = |value| post(&add_version(), &[("content-type", value)]);
+        assert!(typed("application/vnd.taskchampion.history-segment; charset=utf-8").is_ok());
+        assert!(typed("Application/vnd.TaskChampion.history-segment").is_ok());
+        assert_eq!(typed(SNAPSHOT), Err(Problem::ContentType(SEGMENT)));
+        assert_eq!(typed(""), Err(Problem::ContentType(SEGMENT)));
+        assert_eq!(post(&add_version(), &[]), Err(Problem::ContentType(SEGMENT)));
+        let twice = [("content-type", SEGMENT), ("content-type", SEGMENT)];
+        assert_eq!(post(&add_version(), &twice), Err(Problem::ContentType(SEGMENT)));
+    }
+
+    #[test]
+    fn the_client_id_is_needed_once_and_takes_every_form_of_a_uuid() {
+        let with = |pairs: &[_]| ask("/", &Method::GET, "/v1/client/snapshot", &headers(pairs));
+        for form in ["711d5cf30cf04eb89eca6f7f220638c0", "{711d5cf3-0cf0-4eb8-9eca-6f7f220638c0}"] {
+            assert!(with(&[("x-client-id", form)]).is_ok(), "{form}");
+        }
+        assert_eq!(with(&[]), Err(Problem::ClientId));
+        assert_eq!(with(&[("x-client-id", "")]), Err(Problem::ClientId));
+        assert_eq!(with(&[("x-client-id", "711d5cf3")]), Err(Problem::ClientId));
+        assert_eq!(with(&[("x-client-id", CLIENT), ("x-client-id", CLIENT)]), Err(Problem::ClientId));
+    }
+
+    #[test]
+    fn a_malformed_id_in_the_path_is_bad_not_missing() {
+        for id in ["", "/", "/x", "/e5a4ab60-4f14", "/e5a4ab60-4f14-4f8e-9f3a-6d3ff6f4e9c1/"] {
+            let path = format!("/v1/client/get-child-version{id}");
+            assert_eq!(get("/", &path), Err(Problem::PathId), "{path}");
+        }
+    }
+
+    #[test]
+    fn wrong_methods_are_told_the_right_ones() {
+        let method = |method, path: &str| ask("/", &method, path, &HeaderMap::new());
+        assert_eq!(method(Method::GET, &add_version()), Err(Problem::Method { allow: "POST" }));
+        let get_only = Err(Problem::Method { allow: "GET, HEAD" });
+        assert_eq!(method(Method::POST, "/v1/client/snapshot"), get_only);
+        assert_eq!(method(Method::DELETE, "/"), get_only);
+        assert_eq!(method(Method::HEAD, "/healthz"), Ok(Ask::Health));
+    }
+
+    #[test]
+    fn the_base_path_moves_the_protocol_and_leaves_probes_at_the_root() {
+        let moved = format!("/tasks/v1/client/get-child-version/{PARENT}");
+        assert!(get("/tasks/", &moved).is_ok());
+        assert_eq!(get("/tasks/", "/tasks/"), Ok(Ask::Banner));
+        assert_eq!(get("/tasks/", "/tasks"), Ok(Ask::Banner));
+        assert_eq!(get("/tasks/", "/"), Ok(Ask::Banner));
+        assert_eq!(get("/tasks/", "/tasks/readyz"), Ok(Ask::Ready));
+        assert_eq!(get("/tasks/", "/readyz"), Ok(Ask::Ready));
+        assert_eq!(get("/tasks/", "/healthz"), Ok(Ask::Health));
+        assert_eq!(get("/tasks/", "/other"), Err(Problem::NotFound));
+    }
+
+    #[test]
+    fn protocol_paths_under_a_foreign_prefix_name_the_prefix() {
+        let prefix = |text: &str| Err(Problem::Prefix(text.to_owned()));
+        assert_eq!(get("/", "/tasks/v1/client/snapshot"), prefix("/tasks/"));
+        assert_eq!(get("/", "//v1/client/snapshot"), prefix("//"));
+        assert_eq!(get("/tasks/", "/v1/client/snapshot"), prefix("/"));
+        assert_eq!(get("/", "/a/v1/client/add-version/x"), prefix("/a/"));
+        assert_eq!(get("/", "/v1/client/x/v1/client/snapshot"), prefix("/v1/client/x/"));
+        assert_eq!(get("/", "/tasks/v1/client/other"), Err(Problem::NotFound));
+        assert_eq!(get("/", "/v1/client/other"), Err(Problem::NotFound));
+    }
+
+    #[test]
+    fn codings_are_known_by_name_and_only_one_at_a_time() {
+        let coded = |value| {
+            let ask = post(&add_version(), &[("content-type", SEGMENT), ("content-encoding", value)]);
+            ask.map(|ask| match ask {
+                Ask::Upload(upload) => upload.coding,
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(coded("gzip"), Ok(Some(Coding::Gzip)));
+        assert_eq!(coded("X-GZIP"), Ok(Some(Coding::Gzip)));
+        assert_eq!(coded("deflate"), Ok(Some(Coding::Deflate)));
+        assert_eq!(coded("br"), Ok(Some(Coding::Brotli)));
+        assert_eq!(coded("zstd"), Ok(Some(Coding::Zstd)));
+        assert_eq!(coded("identity"), Ok(None));
+        assert_eq!(coded("gzip, zstd"), Err(Problem::Coding));
+        assert_eq!(coded("compress"), Err(Problem::Coding));
+    }
+
+    #[test]
+    fn every_outcome_has_the_status_and_headers_that_clients_need() {
+        let version = parent();
+        let child = outcome(Outcome::Child { version, parent: VersionId::NIL, segment: b"seg".to_vec() });
+        assert_eq!(child.status(), 200);
+        assert_eq!(header(&child, "content-type"), Some(SEGMENT));
+        assert_eq!(header(&child, "x-version-id"), Some(PARENT));
+        let nil = "00000000-0000-0000-0000-000000000000";
+        assert_eq!(header(&child, "x-parent-version-id"), Some(nil));
+        assert_eq!(child.body(), b"seg");
+
+        let added = outcome(Outcome::Added { version, urgency: Urgency::None });
+        assert_eq!((added.status().as_u16(), header(&added, "x-version-id")), (200, Some(PARENT)));
+        assert_eq!(header(&added, "x-snapshot-request"), None);
+        let low = outcome(Outcome::Added { version, urgency: Urgency::Low });
+        assert_eq!(header(&low, "x-snapshot-request"), Some("urgency=low"));
+        let high = outcome(Outcome::Added { version, urgency: Urgency::High });
+        assert_eq!(header(&high, "x-snapshot-request"), Some("urgency=high"));
+
+        let conflict = outcome(Outcome::Conflict { latest: version });
+        assert_eq!(
+            (conflict.status().as_u16(), header(&conflict, "x-parent-version-id")),
+            (409, Some(PARENT))
+        );
+        for (status, given) in [
+            (404, Outcome::UpToDate),
+            (404, Outcome::NoSnapshot),
+            (404, Outcome::NoSuchClient),
+            (410, Outcome::Gone),
+            (200, Outcome::SnapshotStored),
+            (200, Outcome::SnapshotHeld),
+            (403, Outcome::Refused(Refusal::UnknownClient)),
+        ] {
+            let answer = outcome(given.clone());
+            assert_eq!(answer.status(), status, "{given:?}");
+            assert_eq!(header(&answer, "cache-control"), Some("no-store, max-age=0"));
+        }
+    }
+
+    #[test]
+    fn failures_never_tell_what_failed() {
+        let storage = |kind| failure(&Failure::Storage(Error::new(kind, "/secret/path is full")));
+        for kind in [Kind::Full, Kind::Busy, Kind::Unavailable] {
+            let answer = storage(kind);
+            assert_eq!(answer.status(), 503);
+            assert!(header(&answer, "retry-after").is_some());
+            assert!(!String::from_utf8_lossy(answer.body()).contains("secret"));
+        }
+        assert_eq!(storage(Kind::Corrupt).status(), 500);
+        assert_eq!(failure(&Failure::Busy).status(), 503);
+    }
+
+    #[test]
+    fn texts_are_one_line() {
+        let many = [
+            Problem::NotFound,
+            Problem::Prefix("/x/".to_owned()),
+            Problem::ClientId,
+            Problem::ContentType(SEGMENT),
+            Problem::TooLarge { limit: 7 },
+        ];
+        for answer in many.iter().map(problem).chain([banner(), health(true), health(false)]) {
+            let text = String::from_utf8(answer.body().clone()).unwrap();
+            assert_eq!(text.find('\n'), Some(text.len() - 1), "{text:?}");
+        }
+    }
+}

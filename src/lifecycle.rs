@@ -1,0 +1,115 @@
+//! The order of start and stop.
+//!
+//! What can fail visibly comes first: directory, lock, listeners, database. Then the process goes
+//! into the background, if asked to; only then do threads begin. Knows every other room by its
+//! front door, and nothing of requests.
+
+mod directory;
+mod greeting;
+mod notify;
+mod running;
+
+use crate::config::{Config, Environment, place};
+use crate::listen::{self, Listener};
+use crate::storage::lock::DirectoryLock;
+use crate::storage::sqlite::Sqlite;
+use crate::{daemon, logging};
+use rustix::fs::Mode;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long the end waits for a log that takes no lines.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// Why the server did not start, or did not end well.
+#[derive(Debug)]
+pub struct Failure {
+    /// What failed, on what, and what helps: for the terminal.
+    pub message: String,
+    /// 1 for a failure, 64 for wrong usage, 78 for a wrong configuration.
+    pub exit_code: u8,
+}
+
+/// What the server needs before any thread exists.
+struct Premises {
+    data_dir: PathBuf,
+    lock: DirectoryLock,
+    listeners: Vec<Listener>,
+    /// What the operator should know about the database.
+    warnings: Vec<String>,
+}
+
+/// Runs the server until a signal stops it.
+///
+/// With `config.daemonize` the calling process ends as soon as the one in the background serves.
+/// `environment` is where the service manager's directories are found.
+pub fn serve(config: Config, environment: &Environment) -> Result<(), Failure> {
+    check_daemonize(&config, environment)?;
+    // Client IDs are credentials: what this process makes is nobody else's to read.
+    rustix::process::umask(Mode::from_raw_mode(0o027));
+    let held = logging::install(&config.log).map_err(failure)?;
+    if config.daemonize { in_background(&config, environment, held) } else { in_foreground(&config, environment, held) }
+}
+
+fn in_foreground(config: &Config, environment: &Environment, held: logging::Held) -> Result<(), Failure> {
+    let log = held.write().map_err(failure)?;
+    let served = prepare(config, environment)
+        .and_then(|premises| running::run(config, environment, premises, &log, || ()));
+    log.finish(LAST_LINES);
+    served
+}
+
+/// The same with a fork in the middle, before which nothing has a thread or an open database.
+fn in_background(config: &Config, environment: &Environment, held: logging::Held) -> Result<(), Failure> {
+    let premises = match prepare(config, environment) {
+        Ok(premises) => premises,
+        Err(failure) => {
+            // What was done until then is worth knowing, a copy of the database above all.
+            let _ = held.write().map(|log| log.finish(LAST_LINES));
+            return Err(failure);
+        }
+    };
+    let mut background = daemon::detach(config.pid_file.as_deref()).map_err(failure)?;
+    premises.lock.write_pid();
+    let served = held.write().map_err(failure).and_then(|log| {
+        let served = running::run(config, environment, premises, &log, || background.ready());
+        log.finish(LAST_LINES);
+        served
+    });
+    if let Err(failure) = &served {
+        background.failed(&failure.message);
+    }
+    served
+}
+
+fn check_daemonize(config: &Config, environment: &Environment) -> Result<(), Failure> {
+    if !config.daemonize {
+        return Ok(());
+    }
+    if environment.var("NOTIFY_SOCKET").is_some() {
+        let message = "daemonize: a service manager that sets NOTIFY_SOCKET wants the program in the foreground";
+        return Err(Failure { message: message.to_owned(), exit_code: 64 });
+    }
+    if config.log.file.is_none() {
+        let message = "daemonize: a process in the background has no terminal to log to: set log.file";
+        return Err(Failure { message: message.to_owned(), exit_code: 78 });
+    }
+    Ok(())
+}
+
+/// Does everything that can fail for a reason outside of this program.
+fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failure> {
+    greeting::begin();
+    let data_dir = place::data_dir(config, environment)
+        .map_err(|message| Failure { message, exit_code: 78 })?;
+    directory::make(&data_dir).map_err(failure)?;
+    let lock = DirectoryLock::take(&data_dir).map_err(failure)?;
+    let listeners = listen::bind(&config.listen).map_err(|failures| failure(failures.join("\n")))?;
+    let prepared = Sqlite::prepare(&data_dir, &config.migration, notify::progress);
+    let warnings = prepared.map_err(|error| failure(error.message))?;
+    Ok(Premises { data_dir, lock, listeners, warnings })
+}
+
+fn failure(message: String) -> Failure {
+    Failure { message, exit_code: 1 }
+}

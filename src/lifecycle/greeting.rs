@@ -1,0 +1,87 @@
+//! What the log says at the start: what runs where, and what to put into Taskwarrior.
+
+use crate::config::{Config, Environment};
+use std::path::Path;
+
+/// The first line.
+pub fn begin() {
+    log::info!("sync-server {}", env!("CARGO_PKG_VERSION"));
+}
+
+/// All that a person needs to know of a server that serves. `urls` are those of its listeners.
+pub fn serving(config: &Config, environment: &Environment, data_dir: &Path, urls: &[String]) {
+    log::info!("data directory {}: {}", data_dir.display(), why(config, environment, data_dir));
+    for url in urls {
+        log::info!("listening on {url}");
+    }
+    log::info!("{}", clients(config));
+    let url = config.public_url.clone().unwrap_or_else(|| reachable(urls));
+    log::info!("Taskwarrior, on every device: task config sync.server.url {url}");
+    log::info!(
+        "Taskwarrior, on every device: task config sync.server.client_id UUID \
+         (one for all devices; `uuidgen` makes one)"
+    );
+    log::info!(
+        "Taskwarrior, on every device: task config sync.encryption_secret SECRET \
+         (one for all devices; this server never learns it)"
+    );
+}
+
+/// Who chose the data directory.
+fn why(config: &Config, environment: &Environment, data_dir: &Path) -> &'static str {
+    let state = environment.var("STATE_DIRECTORY").and_then(|dirs| dirs.split(':').next());
+    if config.data_dir.is_some() {
+        "as configured"
+    } else if state.is_some_and(|state| Path::new(state) == data_dir) {
+        "as the service manager says"
+    } else if data_dir.starts_with("/var/lib/taskchampion-sync-server") {
+        "a database of taskchampion-sync-server is there"
+    } else if data_dir.starts_with("/var/lib") {
+        "the default"
+    } else {
+        "the user's own, because /var/lib/sync-server cannot be written"
+    }
+}
+
+fn clients(config: &Config) -> String {
+    let creates = if config.create_clients { "are created at their first sync" } else { "are refused" };
+    match &config.client_id {
+        None => format!("clients that are not known yet {creates}"),
+        Some(allowed) => {
+            format!("{} clients may use this server; those not known yet {creates}", allowed.len())
+        }
+    }
+}
+
+/// The first listener's URL, in which "all addresses" is replaced by what only the operator knows.
+fn reachable(urls: &[String]) -> String {
+    let Some(url) = urls.iter().find(|url| url.starts_with("http://")) else {
+        return "URL (that of the proxy in front of this server)".to_owned();
+    };
+    url.replace("//0.0.0.0:", "//NAME-OF-THIS-MACHINE:").replace("//[::]:", "//NAME-OF-THIS-MACHINE:")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_for_taskwarrior_is_one_that_a_device_can_use() {
+        let urls = |urls: &[&str]| urls.iter().map(|url| url.to_string()).collect::<Vec<_>>();
+        assert_eq!(reachable(&urls(&["unix:/x", "http://localhost:8080/"])), "http://localhost:8080/");
+        assert_eq!(reachable(&urls(&["http://0.0.0.0:80/t/"])), "http://NAME-OF-THIS-MACHINE:80/t/");
+        assert_eq!(reachable(&urls(&["http://[::]:80/"])), "http://NAME-OF-THIS-MACHINE:80/");
+        assert!(reachable(&urls(&["unix:/x"])).contains("proxy"));
+    }
+
+    #[test]
+    fn the_reason_for_the_data_directory_is_told() {
+        let config = Config::default();
+        let environment = Environment::from([("STATE_DIRECTORY", "/var/lib/private/x:/other")]);
+        let why = |dir| why(&config, &environment, Path::new(dir));
+        assert_eq!(why("/var/lib/private/x"), "as the service manager says");
+        assert_eq!(why("/var/lib/taskchampion-sync-server/data"), "a database of taskchampion-sync-server is there");
+        assert_eq!(why("/var/lib/sync-server"), "the default");
+        assert!(why("/home/me/.local/share/sync-server").contains("cannot be written"));
+    }
+}

@@ -1,0 +1,441 @@
+//! Accepts connections, on TCP and unix sockets.
+//!
+//! Sockets are bound before anything else is started, so that whatever is wrong with them is seen
+//! at once. Knows nothing of HTTP: what is accepted goes to [`App::serve`].
+
+use crate::config::Endpoint;
+use crate::http::{App, Peer};
+use rustix::net::sockopt;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+
+/// Connections that the kernel keeps for us while we are busy; it may have a lower limit itself.
+const BACKLOG: i32 = 1024;
+
+/// How long to wait after a failure to accept, at first and at most.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// How often a name's addresses are tried with another free port.
+const PORT_ATTEMPTS: usize = 16;
+
+/// A socket that listens.
+pub struct Listener(Socket);
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// The file of a unix socket; removed with the listener unless someone else has put theirs there.
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Listener {
+    /// Where clients reach it, with the real port: `http://127.0.0.1:8080/`. A unix socket has no
+    /// URL that clients take: `unix:/run/sync-server.sock`.
+    pub fn url(&self, base_path: &str) -> String {
+        match &self.0 {
+            Socket::Tcp(listener) => match listener.local_addr() {
+                Ok(address) => format!("http://{address}{base_path}"),
+                Err(error) => format!("http://?{base_path} ({error})"),
+            },
+            Socket::Unix(_, file) => format!("unix:{}", file.path.display()),
+        }
+    }
+
+    /// Whether only this machine can reach it.
+    pub fn is_local(&self) -> bool {
+        match &self.0 {
+            Socket::Tcp(listener) => {
+                listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback())
+            }
+            Socket::Unix(..) => true,
+        }
+    }
+}
+
+/// Listens everywhere it is told to. A host name counts as all its addresses; where a family of
+/// addresses is not available on this machine, the others are enough. All failures come at once.
+pub fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>, Vec<String>> {
+    let mut listeners = Vec::new();
+    let mut failures = Vec::new();
+    for endpoint in endpoints {
+        let bound = match endpoint {
+            Endpoint::Tcp(name) => bind_tcp(name, endpoints),
+            Endpoint::Unix(path) => bind_unix(path).map(|listener| vec![listener]),
+        };
+        match bound {
+            Ok(bound) => listeners.extend(bound),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if failures.is_empty() { Ok(listeners) } else { Err(failures) }
+}
+
+fn bind_tcp(name: &str, all: &[Endpoint]) -> Result<Vec<Listener>, String> {
+    let addresses: Vec<SocketAddr> = match name.to_socket_addrs() {
+        Ok(addresses) => addresses.collect(),
+        Err(error) => {
+            return Err(format!(
+                "cannot listen on {name}: {error}; it must be a host name or address of this machine and a port"
+            ));
+        }
+    };
+    let mut result = Err(String::new());
+    for _ in 0..PORT_ATTEMPTS {
+        result = bind_addresses(name, &addresses, all);
+        // Port 0 is any free port, but one that is free for all addresses of the name.
+        if result.is_ok() || addresses.iter().all(|address| address.port() != 0) {
+            break;
+        }
+    }
+    result
+}
+
+fn bind_addresses(name: &str, addresses: &[SocketAddr], all: &[Endpoint]) -> Result<Vec<Listener>, String> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    let mut unavailable = None;
+    let mut port = None;
+    for address in addresses {
+        let mut address = *address;
+        address.set_port(port.unwrap_or(address.port()));
+        match bind_address(address, all) {
+            Ok(listener) => {
+                port = listener.local_addr().ok().map(|bound| bound.port());
+                listeners.push(Listener(Socket::Tcp(listener)));
+            }
+            Err(error) if is_unavailable(&error) => unavailable = Some((address, error)),
+            Err(error) => return Err(failure(name, address, &error)),
+        }
+    }
+    match unavailable {
+        Some((address, error)) if listeners.is_empty() => Err(failure(name, address, &error)),
+        _ => Ok(listeners),
+    }
+}
+
+fn bind_address(address: SocketAddr, all: &[Endpoint]) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // The port may still be waiting for the last packets of a server that just stopped.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, !serves_both_families(address, all))?;
+    }
+    net::bind(&socket, &address)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(TcpListener::from(socket))
+}
+
+/// `[::]` serves IPv4 as well, as everywhere on Linux, unless the same port is asked for there by itself.
+fn serves_both_families(address: SocketAddr, all: &[Endpoint]) -> bool {
+    let port = address.port();
+    let is_ipv4_of_same_port = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Tcp(name) => {
+            name.parse::<SocketAddr>().is_ok_and(|other| other.is_ipv4() && other.port() == port)
+        }
+        Endpoint::Unix(_) => false,
+    };
+    address.ip().is_unspecified() && !all.iter().any(is_ipv4_of_same_port)
+}
+
+fn is_unavailable(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+fn failure(name: &str, address: SocketAddr, error: &io::Error) -> String {
+    let shown = if name == address.to_string() { name.to_owned() } else { format!("{name} ({address})") };
+    let port = address.port();
+    match error.kind() {
+        ErrorKind::AddrInUse => format!(
+            "cannot listen on {shown}: address in use; another server may be running: `ss -ltnp 'sport = :{port}'` \
+             shows which, or choose another port"
+        ),
+        ErrorKind::PermissionDenied => format!(
+            "cannot listen on {shown}: permission denied; a port below 1024 needs the capability \
+             CAP_NET_BIND_SERVICE, or choose a higher port"
+        ),
+        ErrorKind::AddrNotAvailable => {
+            format!("cannot listen on {shown}: this machine does not have that address")
+        }
+        _ => format!("cannot listen on {shown}: {error}"),
+    }
+}
+
+/// Owner and group may connect: a reverse proxy is let in by group.
+const SOCKET_MODE: u32 = 0o660;
+
+fn bind_unix(path: &Path) -> Result<Listener, String> {
+    let shown = path.display();
+    remove_stale(path)?;
+    let bound = || -> io::Result<Listener> {
+        let address = net::SocketAddrUnix::new(path)?;
+        let socket: OwnedFd =
+            net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        net::bind(&socket, &address)?;
+        // Nobody can connect before it listens, so nobody gets in before the mode is right.
+        fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+        let inode = fs::symlink_metadata(path)?.ino();
+        net::listen(socket.as_fd(), BACKLOG)?;
+        let file = SocketFile { path: path.to_owned(), inode };
+        Ok(Listener(Socket::Unix(UnixListener::from(socket), file)))
+    };
+    bound().map_err(|error| match error.kind() {
+        ErrorKind::NotFound => format!("cannot listen on {shown}: its directory does not exist"),
+        ErrorKind::PermissionDenied => {
+            format!(
+                "cannot listen on {shown}: permission denied; uid {} must be able to write to its directory",
+                rustix::process::geteuid().as_raw()
+            )
+        }
+        _ => format!("cannot listen on {shown}: {error}"),
+    })
+}
+
+/// A socket that nobody answers on is what a killed server leaves behind. Anything else is someone's.
+fn remove_stale(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err(format!(
+            "cannot listen on {shown}: a file that is no socket is in its place; move it away"
+        ));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(|error| {
+                format!("cannot listen on {shown}: cannot remove the socket left there: {error}")
+            })
+        }
+        Err(error) => Err(format!("cannot listen on {shown}: a socket is in its place: {error}")),
+        Ok(_) => Err(format!("cannot listen on {shown}: address in use; another server answers there")),
+    }
+}
+
+/// Accepts connections until `stop` becomes true, then waits until those that are open have
+/// answered what they were asked, but no longer than the shutdown timeout.
+///
+/// Where as many connections are open as may be, no more are accepted: they wait in the kernel.
+pub async fn run(listeners: Vec<Listener>, app: Arc<App>, mut stop: watch::Receiver<bool>) {
+    let limit = app.connections().min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
+    let permits = Arc::new(Semaphore::new(limit));
+    let for_connections = stop.clone();
+    tokio::select! {
+        () = accept_all(listeners, &app, &permits, &for_connections) => {}
+        // An error means that nobody is left who could say it.
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+    // The sockets are closed by now: who comes too late is refused and can try elsewhere.
+    let all = permits.acquire_many(limit as u32);
+    if tokio::time::timeout(app.shutdown_timeout(), all).await.is_err() {
+        log::warn!(
+            "{} connections were cut off: their requests took longer than the shutdown timeout of {} s",
+            limit - permits.available_permits(),
+            app.shutdown_timeout().as_secs()
+        );
+    }
+}
+
+async fn accept_all(
+    listeners: Vec<Listener>,
+    app: &Arc<App>,
+    permits: &Arc<Semaphore>,
+    stop: &watch::Receiver<bool>,
+) {
+    let mut doors = Doors::open(listeners);
+    let mut back_off = None;
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        match doors.accept().await {
+            Ok(guest) => {
+                back_off = None;
+                let (app, stop) = (app.clone(), stop.clone());
+                tokio::spawn(async move {
+                    match guest {
+                        Guest::Tcp(stream, address) => app.serve(stream, Peer::Tcp(address), stop).await,
+                        Guest::Unix(stream) => app.serve(stream, Peer::Unix, stop).await,
+                    }
+                    drop(permit);
+                });
+            }
+            // The peer was gone before we came to it.
+            Err(error) if is_the_peers(&error) => {}
+            Err(error) => {
+                if back_off.is_none() {
+                    log::error!(
+                        "cannot accept connections: {error}; will go on trying. If too many files are \
+                         open, raise the process' limit of open files or lower the option limits.connections"
+                    );
+                }
+                let pause = back_off.unwrap_or(BACK_OFF.0);
+                tokio::time::sleep(pause).await;
+                back_off = Some((pause * 2).min(BACK_OFF.1));
+            }
+        }
+    }
+}
+
+fn is_the_peers(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
+}
+
+/// All listening sockets, in the runtime's hands.
+struct Doors {
+    doors: Vec<Door>,
+    /// Which one is asked first; it changes, so that a busy one does not keep the others waiting.
+    first: usize,
+}
+
+enum Door {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener, #[expect(dead_code, reason = "dropped with the socket")] SocketFile),
+}
+
+enum Guest {
+    Tcp(tokio::net::TcpStream, SocketAddr),
+    Unix(tokio::net::UnixStream),
+}
+
+impl Doors {
+    fn open(listeners: Vec<Listener>) -> Doors {
+        let mut doors = Vec::new();
+        for listener in listeners {
+            let url = listener.url("/");
+            match Door::open(listener) {
+                Ok(door) => doors.push(door),
+                Err(error) => log::error!("cannot accept connections on {url}: {error}"),
+            }
+        }
+        Doors { doors, first: 0 }
+    }
+
+    async fn accept(&mut self) -> io::Result<Guest> {
+        std::future::poll_fn(|cx| {
+            for n in 0..self.doors.len() {
+                let at = (self.first + n) % self.doors.len();
+                if let Poll::Ready(result) = self.doors[at].poll_accept(cx) {
+                    self.first = at + 1;
+                    return Poll::Ready(result);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Door {
+    fn open(listener: Listener) -> io::Result<Door> {
+        match listener.0 {
+            Socket::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                Ok(Door::Tcp(tokio::net::TcpListener::from_std(listener)?))
+            }
+            Socket::Unix(listener, file) => {
+                listener.set_nonblocking(true)?;
+                Ok(Door::Unix(tokio::net::UnixListener::from_std(listener)?, file))
+            }
+        }
+    }
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Guest>> {
+        match self {
+            Door::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, address)| {
+                // Answers are written whole: waiting for more would only delay them.
+                let _ = stream.set_nodelay(true);
+                Guest::Tcp(stream, address)
+            }),
+            Door::Unix(listener, _) => listener.poll_accept(cx).map_ok(|(stream, _)| Guest::Unix(stream)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(name: &str) -> Endpoint {
+        Endpoint::Tcp(name.to_owned())
+    }
+
+    #[test]
+    fn a_free_port_is_chosen_and_told() {
+        let listeners = bind(&[tcp("127.0.0.1:0")]).unwrap();
+        let url = listeners[0].url("/tasks/");
+        let port = url.strip_prefix("http://127.0.0.1:").and_then(|rest| rest.strip_suffix("/tasks/"));
+        assert!(port.unwrap().parse::<u16>().unwrap() > 0, "{url}");
+        assert!(listeners[0].is_local());
+    }
+
+    #[test]
+    fn all_addresses_of_a_name_get_the_same_port() {
+        let listeners = bind(&[tcp("localhost:0")]).unwrap();
+        let port = |listener: &Listener| match &listener.0 {
+            Socket::Tcp(listener) => listener.local_addr().unwrap().port(),
+            Socket::Unix(..) => panic!("not TCP"),
+        };
+        assert!(listeners.iter().all(|listener| port(listener) == port(&listeners[0])));
+    }
+
+    #[test]
+    fn both_wildcards_may_be_asked_for_on_one_port() {
+        let free = bind(&[tcp("127.0.0.1:0")]).unwrap();
+        let port = free[0].url("").rsplit(':').next().unwrap().to_owned();
+        drop(free);
+        let both = bind(&[tcp(&format!("0.0.0.0:{port}")), tcp(&format!("[::]:{port}"))]);
+        match both {
+            Ok(listeners) => assert_eq!(listeners.len(), 2),
+            Err(failures) => assert!(!failures[0].contains("in use"), "{failures:?}"),
+        }
+    }
+
+    #[test]
+    fn every_failure_is_told_at_once_with_what_to_do() {
+        let taken = bind(&[tcp("127.0.0.1:0")]).unwrap();
+        let port = taken[0].url("").rsplit(':').next().unwrap().to_owned();
+        let endpoints = [tcp(&format!("127.0.0.1:{port}")), tcp("192.0.2.1:0"), tcp("no port")];
+        let failures = bind(&endpoints).err().unwrap();
+        assert!(failures[0].contains("address in use"), "{failures:?}");
+        assert!(failures[1].contains("does not have that address"), "{failures:?}");
+        assert!(failures[2].contains("no port"), "{failures:?}");
+    }
+
+    #[test]
+    fn a_unix_socket_replaces_only_one_that_nobody_answers_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        let endpoints = [Endpoint::Unix(path.clone())];
+        let listeners = bind(&endpoints).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        assert_eq!(listeners[0].url("/"), format!("unix:{}", path.display()));
+        assert!(bind(&endpoints).err().unwrap()[0].contains("another server answers there"));
+        drop(listeners);
+        assert!(!path.exists());
+        fs::write(&path, "a file").unwrap();
+        assert!(bind(&endpoints).err().unwrap()[0].contains("no socket"));
+        assert!(path.exists());
+    }
+}

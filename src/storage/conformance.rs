@@ -1,0 +1,301 @@
+//! What every backend must do, as one suite that each of them runs.
+//!
+//! A difference between backends is a parameter with a reason, never a skipped case.
+
+use super::{Body, Error, Kind, Storage};
+use crate::protocol::{Client, ClientId, Outcome, Snapshot, SnapshotPolicy, VersionId, Write};
+use crate::service::{self, Policy};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use uuid::Uuid;
+
+const POLICY: Policy = Policy { create_clients: true, snapshot: SnapshotPolicy { days: 14, versions: 100 } };
+const NIL: VersionId = VersionId::NIL;
+const MIB: usize = 1024 * 1024;
+
+/// Runs every case, each in a place of its own where nothing was stored yet. `open` opens a place,
+/// again after the storage that was open there is gone.
+pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Box<dyn Storage>) {
+    for (name, case) in CASES {
+        println!("conformance: {name}");
+        case(&*open(&place()));
+    }
+    println!("conformance: what was committed is there after reopening");
+    let place = place();
+    let (client, chain) = with_chain(&*open(&place), 3);
+    assert_eq!(latest(&*open(&place), client), chain[2]);
+    println!("conformance: large bodies come back byte for byte, also after reopening");
+    let (client, first, bytes) = store_large(&*open(&place));
+    find_large(&*open(&place), client, first, bytes);
+}
+
+type Case = (&'static str, fn(&dyn Storage));
+
+const CASES: &[Case] = &[
+    ("an unknown client has nothing", unknown_client),
+    ("a new client has no versions", new_client),
+    ("versions form a chain", chain),
+    ("clients do not see each other", separate_clients),
+    ("a snapshot is held, counted from and replaced", snapshots),
+    ("versions beside a large snapshot are counted exactly", beside_large_snapshot),
+    ("bodies without room are measured, not read", no_room),
+    ("empty and odd bytes are kept", odd_bytes),
+    ("an error rolls everything back, and the storage is used again", error_rolls_back),
+    ("a panic rolls everything back, and the storage is used again", panic_rolls_back),
+    ("a read sees one state while a write commits", consistent_read),
+    ("racing threads make one chain", racing_threads),
+    ("a second child of one parent is refused by the schema itself", second_child),
+    ("a group of changes becomes durable together", group),
+];
+
+fn client() -> ClientId {
+    Uuid::new_v4().into()
+}
+
+fn version() -> VersionId {
+    Uuid::now_v7().into()
+}
+
+fn add(storage: &dyn Storage, client: ClientId, parent: VersionId, segment: &[u8]) -> Outcome {
+    let request = Write::AddVersion { client, parent, segment: segment.to_vec() };
+    storage.writing(|writer| service::write(writer, &POLICY, &request, version(), 0)).expect("an add works")
+}
+
+fn added(outcome: &Outcome) -> VersionId {
+    match outcome {
+        Outcome::Added { version, .. } => *version,
+        other => panic!("not added: {other:?}"),
+    }
+}
+
+/// A new client with this many versions, and their IDs.
+fn with_chain(storage: &dyn Storage, length: usize) -> (ClientId, Vec<VersionId>) {
+    let client = client();
+    let mut chain = Vec::new();
+    for n in 0..length {
+        let parent = chain.last().copied().unwrap_or(NIL);
+        chain.push(added(&add(storage, client, parent, format!("segment {n}").as_bytes())));
+    }
+    (client, chain)
+}
+
+fn look(storage: &dyn Storage, client: ClientId) -> Option<Client> {
+    storage.reading(|reader| reader.client(client)).expect("a read works")
+}
+
+fn latest(storage: &dyn Storage, client: ClientId) -> VersionId {
+    look(storage, client).expect("the client exists").latest
+}
+
+fn child(
+    storage: &dyn Storage,
+    client: ClientId,
+    parent: VersionId,
+    room: usize,
+) -> Option<(VersionId, Body)> {
+    let found = storage.reading(|reader| reader.child(client, parent, room)).expect("a read works");
+    found.expect("the client exists").child
+}
+
+fn set_snapshot(storage: &dyn Storage, client: ClientId, version: VersionId, now: i64, bytes: &[u8]) {
+    storage.writing(|writer| writer.set_snapshot(client, version, now, bytes)).expect("a snapshot is stored");
+}
+
+fn unknown_client(storage: &dyn Storage) {
+    let client = client();
+    assert_eq!(look(storage, client), None);
+    assert_eq!(storage.reading(|reader| reader.child(client, NIL, MIB)).expect("a read works"), None);
+    assert_eq!(storage.reading(|reader| reader.parent(client, version())).expect("a read works"), None);
+    assert_eq!(storage.reading(|reader| reader.snapshot(client, MIB)).expect("a read works"), None);
+}
+
+fn new_client(storage: &dyn Storage) {
+    let client = client();
+    storage.writing(|writer| writer.create_client(client)).expect("a client is made");
+    assert_eq!(look(storage, client), Some(Client { latest: NIL, snapshot: None }));
+    assert_eq!(child(storage, client, NIL, MIB), None);
+}
+
+fn chain(storage: &dyn Storage) {
+    let (client, chain) = with_chain(storage, 10);
+    assert_eq!(latest(storage, client), chain[9]);
+    let mut parent = NIL;
+    for (n, id) in chain.iter().enumerate() {
+        let segment = format!("segment {n}").into_bytes();
+        assert_eq!(child(storage, client, parent, MIB), Some((*id, Body::Bytes(segment))));
+        assert_eq!(storage.reading(|reader| reader.parent(client, *id)).expect("a read works"), Some(parent));
+        parent = *id;
+    }
+    assert_eq!(child(storage, client, parent, MIB), None);
+    assert_eq!(add(storage, client, chain[3], b"late"), Outcome::Conflict { latest: chain[9] });
+}
+
+fn separate_clients(storage: &dyn Storage) {
+    let ((one, ours), (other, theirs)) = (with_chain(storage, 2), with_chain(storage, 2));
+    assert_eq!(child(storage, one, theirs[0], MIB), None);
+    assert_eq!(storage.reading(|reader| reader.parent(other, ours[1])).expect("a read works"), None);
+    set_snapshot(storage, one, ours[1], 1, b"ours");
+    assert_eq!(storage.reading(|reader| reader.snapshot(other, MIB)).expect("a read works"), None);
+}
+
+fn snapshots(storage: &dyn Storage) {
+    let (client, chain) = with_chain(storage, 2);
+    set_snapshot(storage, client, chain[1], 1_700_000_000, b"first");
+    let held = |versions_since| Snapshot { version: chain[1], timestamp: 1_700_000_000, versions_since };
+    assert_eq!(look(storage, client).and_then(|client| client.snapshot), Some(held(0)));
+    let third = added(&add(storage, client, chain[1], b"3"));
+    assert_eq!(look(storage, client), Some(Client { latest: third, snapshot: Some(held(1)) }));
+    set_snapshot(storage, client, third, 1_800_000_000, b"second");
+    let read = storage.reading(|reader| reader.snapshot(client, MIB)).expect("a read works");
+    assert_eq!(read, Some((third, Body::Bytes(b"second".to_vec()))));
+}
+
+fn beside_large_snapshot(storage: &dyn Storage) {
+    let (client, chain) = with_chain(storage, 1);
+    let mut parent = chain[0];
+    for round in 1..=2 {
+        set_snapshot(storage, client, parent, round, &vec![7; 3 * MIB]);
+        for count in 1..=3 {
+            parent = added(&add(storage, client, parent, b"x"));
+            let seen = look(storage, client).expect("the client exists");
+            assert_eq!(seen.latest, parent);
+            assert_eq!(seen.snapshot.map(|snapshot| snapshot.versions_since), Some(count));
+        }
+    }
+    let read = storage.reading(|reader| reader.snapshot(client, 4 * MIB)).expect("a read works");
+    assert_eq!(read.map(|(_, body)| body), Some(Body::Bytes(vec![7; 3 * MIB])));
+}
+
+fn no_room(storage: &dyn Storage) {
+    let (client, chain) = with_chain(storage, 1);
+    set_snapshot(storage, client, chain[0], 0, &[1; 100]);
+    assert_eq!(child(storage, client, NIL, 8), Some((chain[0], Body::TooLarge(9))));
+    assert_eq!(child(storage, client, NIL, 9), Some((chain[0], Body::Bytes(b"segment 0".to_vec()))));
+    let read = |room| storage.reading(|reader| reader.snapshot(client, room)).expect("a read works");
+    assert_eq!(read(99), Some((chain[0], Body::TooLarge(100))));
+    assert_eq!(read(100), Some((chain[0], Body::Bytes(vec![1; 100]))));
+}
+
+fn odd_bytes(storage: &dyn Storage) {
+    let client = client();
+    let all: Vec<u8> = (0..=255).collect();
+    let first = added(&add(storage, client, NIL, &all));
+    assert_eq!(child(storage, client, NIL, MIB), Some((first, Body::Bytes(all))));
+    let second = added(&add(storage, client, first, b"\0"));
+    assert_eq!(child(storage, client, first, MIB), Some((second, Body::Bytes(vec![0]))));
+}
+
+/// Makes a client and a version, then leaves the transaction without a commit.
+fn leave(storage: &dyn Storage, client: ClientId, how: fn() -> super::Result<()>) -> super::Result<()> {
+    storage.writing(|writer| {
+        writer.create_client(client)?;
+        writer.append_version(client, version(), NIL, b"never")?;
+        how()
+    })
+}
+
+fn error_rolls_back(storage: &dyn Storage) {
+    let gone = client();
+    // Many times over, so that a pool of any size would run out of clean connections.
+    for _ in 0..50 {
+        let left = leave(storage, gone, || Err(Error::new(Kind::Other, "on purpose")));
+        assert_eq!(left.map_err(|error| error.message), Err("on purpose".to_owned()));
+    }
+    assert_eq!(look(storage, gone), None);
+    with_chain(storage, 2);
+}
+
+fn panic_rolls_back(storage: &dyn Storage) {
+    let gone = client();
+    for _ in 0..5 {
+        let left = catch_unwind(AssertUnwindSafe(|| leave(storage, gone, || panic!("on purpose"))));
+        assert!(left.is_err());
+        let read = catch_unwind(AssertUnwindSafe(|| {
+            storage.reading(|_| -> super::Result<()> { panic!("on purpose") })
+        }));
+        assert!(read.is_err());
+    }
+    assert_eq!(look(storage, gone), None);
+    with_chain(storage, 2);
+}
+
+fn consistent_read(storage: &dyn Storage) {
+    let (client, chain) = with_chain(storage, 1);
+    storage
+        .reading(|reader| {
+            assert_eq!(reader.client(client)?.map(|client| client.latest), Some(chain[0]));
+            let added = std::thread::scope(|scope| {
+                scope
+                    .spawn(|| added(&add(storage, client, chain[0], b"meanwhile")))
+                    .join()
+                    .expect("the add ends")
+            });
+            assert_ne!(added, chain[0]);
+            assert_eq!(reader.client(client)?.map(|client| client.latest), Some(chain[0]));
+            Ok(())
+        })
+        .expect("the read works");
+    assert_ne!(latest(storage, client), chain[0]);
+}
+
+fn racing_threads(storage: &dyn Storage) {
+    let client = client();
+    for parent in [NIL, NIL, NIL] {
+        let parent = look(storage, client).map_or(parent, |client| client.latest);
+        let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+            let adds: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| add(storage, client, parent, b"race"))).collect();
+            adds.into_iter().map(|add| add.join().expect("no add panics")).collect()
+        });
+        let winners: Vec<_> =
+            outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Added { .. })).collect();
+        assert_eq!(winners.len(), 1);
+        let winner = added(winners[0]);
+        let losers = outcomes.iter().filter(|outcome| **outcome == Outcome::Conflict { latest: winner });
+        assert_eq!(losers.count(), 7);
+    }
+}
+
+fn second_child(storage: &dyn Storage) {
+    let (client, chain) = with_chain(storage, 2);
+    let branch = storage.writing(|writer| writer.append_version(client, version(), chain[0], b"branch"));
+    assert!(branch.is_err());
+    assert_eq!(latest(storage, client), chain[1]);
+}
+
+fn group(storage: &dyn Storage) {
+    let clients: Vec<ClientId> = (0..20).map(|_| client()).collect();
+    let requests: Vec<Write> = (clients.iter().cycle().take(40))
+        .map(|client| Write::AddVersion { client: *client, parent: NIL, segment: vec![1] })
+        .collect();
+    let outcomes = storage.writing(|writer| {
+        requests
+            .iter()
+            .map(|write| service::write(writer, &POLICY, write, version(), 0))
+            .collect::<super::Result<Vec<_>>>()
+    });
+    let outcomes = outcomes.expect("the group commits");
+    for (n, client) in clients.iter().enumerate() {
+        let winner = added(&outcomes[n]);
+        assert_eq!(outcomes[n + 20], Outcome::Conflict { latest: winner });
+        assert_eq!(latest(storage, *client), winner);
+    }
+}
+
+/// 100 MiB, so that every backend takes its path for what it cannot hold twice.
+fn store_large(storage: &dyn Storage) -> (ClientId, VersionId, Vec<u8>) {
+    let bytes: Vec<u8> = (0..100 * MIB).map(|n| (n / 251) as u8 ^ n as u8).collect();
+    let client = client();
+    let first = added(&add(storage, client, NIL, &bytes));
+    set_snapshot(storage, client, first, 1, &bytes);
+    added(&add(storage, client, first, b"after it"));
+    (client, first, bytes)
+}
+
+fn find_large(storage: &dyn Storage, client: ClientId, first: VersionId, bytes: Vec<u8>) {
+    let (id, body) = child(storage, client, NIL, usize::MAX).expect("the version is there");
+    assert!(id == first && body == Body::Bytes(bytes.clone()), "the segment came back changed");
+    let read = storage.reading(|reader| reader.snapshot(client, usize::MAX)).expect("a read works");
+    assert!(read == Some((first, Body::Bytes(bytes))), "the snapshot came back changed");
+    let (second, body) = child(storage, client, first, MIB).expect("the version after it is there");
+    assert!(body == Body::Bytes(b"after it".to_vec()) && latest(storage, client) == second);
+}

@@ -1,0 +1,136 @@
+//! What went wrong, in words that help whoever runs the server: the file, who owns it, who we are,
+//! and the command that helps.
+
+use crate::storage::{Error, Kind, Result};
+use rusqlite::ErrorCode;
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
+use std::fmt::Display;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Adds to a failure what was being done, and on which file.
+pub(super) trait Context<T> {
+    fn context(self, doing: &str, path: &Path) -> Result<T>;
+}
+
+impl<T> Context<T> for rusqlite::Result<T> {
+    fn context(self, doing: &str, path: &Path) -> Result<T> {
+        self.map_err(|error| explain(&error, doing, path))
+    }
+}
+
+impl<T> Context<T> for std::io::Result<T> {
+    fn context(self, doing: &str, path: &Path) -> Result<T> {
+        self.map_err(|error| {
+            let kind = match error.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Kind::Full,
+                _ => Kind::Unavailable,
+            };
+            Error::new(kind, message(&error, kind, doing, path))
+        })
+    }
+}
+
+/// A failure to get a connection out of the pool of readers.
+pub(super) fn of_pool(error: &r2d2::Error, path: &Path) -> Error {
+    Error::new(Kind::Unavailable, message(error, Kind::Unavailable, "opening the database for reading", path))
+}
+
+/// A stored value that is not what its column holds everywhere else.
+pub(super) fn damaged(column: usize, text: &str) -> rusqlite::Error {
+    let why = format!("{} bytes that are no UUID", text.len());
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, why.into())
+}
+
+fn explain(error: &rusqlite::Error, doing: &str, path: &Path) -> Error {
+    let kind = kind_of(error);
+    Error::new(kind, message(error, kind, doing, path))
+}
+
+fn kind_of(error: &rusqlite::Error) -> Kind {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => Kind::Full,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Kind::Busy,
+        Some(
+            ErrorCode::CannotOpen
+            | ErrorCode::ReadOnly
+            | ErrorCode::PermissionDenied
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::FileLockingProtocolFailed,
+        ) => Kind::Unavailable,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Kind::Corrupt,
+        _ if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => Kind::Corrupt,
+        _ => Kind::Other,
+    }
+}
+
+fn message(error: &dyn Display, kind: Kind, doing: &str, path: &Path) -> String {
+    let file = path.display();
+    let advice = match kind {
+        Kind::Full => {
+            format!("no space is left for it: `df -h {}` shows how much there is", directory(path).display())
+        }
+        Kind::Busy => {
+            "another process holds it: end that process, `fuser -v` on the file names it".to_owned()
+        }
+        Kind::Corrupt => format!(
+            "the file is damaged or no SQLite database: stop the server, keep a copy of the file, and restore a \
+             backup or salvage what is readable with `sqlite3 {file} .recover`"
+        ),
+        Kind::Unavailable => {
+            obstacle(path).unwrap_or_else(|| "see the system's log for the disk's state".to_owned())
+        }
+        Kind::Newer | Kind::Other => "this should not happen: please report it".to_owned(),
+    };
+    format!("{doing}: {file}: {error}; {advice}")
+}
+
+/// What stands in the way of writing the database, and the command that removes it.
+fn obstacle(path: &Path) -> Option<String> {
+    let directory = directory(path);
+    if !directory.exists() {
+        return Some(format!(
+            "the directory {0} does not exist: mount it, or `mkdir -p {0}`",
+            directory.display()
+        ));
+    }
+    let beside = ["-wal", "-shm"].map(|end| PathBuf::from(format!("{}{end}", path.display())));
+    let files = [directory, path].into_iter().chain(beside.iter().map(PathBuf::as_path));
+    files.filter(|file| file.exists()).find_map(|file| why_not_writable(file, directory))
+}
+
+fn why_not_writable(file: &Path, directory: &Path) -> Option<String> {
+    match accessat(CWD, file, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS) {
+        Err(Errno::ROFS) => Some(format!(
+            "{0} is on a file system that is mounted read-only: `mount -o remount,rw` it, or under systemd \
+             add ReadWritePaths={1} to the unit",
+            file.display(),
+            directory.display()
+        )),
+        Err(_) => Some(format!("{}: `{}`", whose(file), chown(directory))),
+        Ok(()) => None,
+    }
+}
+
+fn whose(file: &Path) -> String {
+    let us = rustix::process::geteuid().as_raw();
+    match file.metadata() {
+        Ok(data) => format!(
+            "{} belongs to uid {} with mode {:04o}, and this process is uid {us}, which may not write it",
+            file.display(),
+            data.uid(),
+            data.mode() & 0o7777
+        ),
+        Err(error) => format!("{} cannot be looked at by uid {us} ({error})", file.display()),
+    }
+}
+
+fn chown(directory: &Path) -> String {
+    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    format!("chown -R {user}:{group} {}", directory.display())
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}

@@ -1,0 +1,206 @@
+//! SQLite: one writer, pooled readers that take no write lock.
+//!
+//! The file is the reference server's, under its name and with its tables, so that either program
+//! can take over from the other. WAL with `synchronous=FULL`: a commit returns when it is on the
+//! disk, and readers see the last commit while the next one is being written.
+
+mod copy;
+mod fault;
+mod prepare;
+mod txn;
+
+use super::{Error, Kind, Reader, Result, Storage, Writer};
+use fault::Context;
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, OpenFlags};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+/// The database's name in the data directory: the reference server's own.
+pub const FILE_NAME: &str = "taskchampion-sync-server.sqlite3";
+
+/// How long to wait for another process, an operator's command say, that is writing.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Readers that may be open at once: one for each thread that reads, and one to spare.
+const READERS: u32 = 4;
+
+/// Pages in the WAL that are worth a checkpoint: four times SQLite's own figure makes them fewer
+/// and, as pages are written more than once between two of them, smaller altogether.
+const CHECKPOINT_PAGES: i64 = 4_000;
+
+/// The WAL file is cut back to this many bytes once a large snapshot has made it grow.
+const WAL_LIMIT: i64 = 64 * 1024 * 1024;
+
+/// An open database.
+pub struct Sqlite {
+    path: PathBuf,
+    // Before the writer, so that the writer's is the last connection to close: only a connection
+    // that may write can leave the database without a WAL.
+    readers: RwLock<r2d2::Pool<SqliteConnectionManager>>,
+    writer: Mutex<Option<Connection>>,
+}
+
+impl Sqlite {
+    /// Opens the database in `directory`, which [`Sqlite::prepare`] has made or migrated.
+    pub fn open(directory: &Path) -> Result<Sqlite> {
+        let path = directory.join(FILE_NAME);
+        let writer = open_writer(&path)?;
+        let readers = RwLock::new(open_readers(&path)?);
+        Ok(Sqlite { path, readers, writer: Mutex::new(Some(writer)) })
+    }
+
+    /// The writer's connection, opened anew where a failure made the last one doubtful.
+    fn writer(&self) -> Result<MutexGuard<'_, Option<Connection>>> {
+        // A panic inside a transaction was rolled back before it got here: nothing is half done.
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if writer.is_none() {
+            *writer = Some(open_writer(&self.path)?);
+        }
+        Ok(writer)
+    }
+
+    /// After a failure that the file system or the file caused, open handles may point to what is
+    /// no longer there, so the next transaction opens its own.
+    fn reopen_readers(&self) {
+        if let Ok(readers) = open_readers(&self.path) {
+            *self.readers.write().unwrap_or_else(PoisonError::into_inner) = readers;
+        }
+    }
+}
+
+impl Storage for Sqlite {
+    fn read(&self, work: &mut dyn FnMut(&mut dyn Reader) -> Result<()>) -> Result<()> {
+        let pool = self.readers.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let result = match pool.get() {
+            Ok(connection) => in_transaction(&connection, "BEGIN", &self.path, |txn| work(txn)),
+            Err(error) => Err(fault::of_pool(&error, &self.path)),
+        };
+        if result.as_ref().is_err_and(needs_new_handles) {
+            self.reopen_readers();
+        }
+        result
+    }
+
+    fn transact(&self, work: &mut dyn FnMut(&mut dyn Writer) -> Result<()>) -> Result<()> {
+        let mut writer = self.writer()?;
+        let Some(connection) = writer.as_ref() else {
+            return Err(Error::new(Kind::Other, "the writer's connection is missing"));
+        };
+        let result = in_transaction(connection, "BEGIN IMMEDIATE", &self.path, |txn| work(txn));
+        if result.as_ref().is_err_and(needs_new_handles) {
+            *writer = None;
+        }
+        result
+    }
+
+    fn rest(&self) -> Result<()> {
+        let writer = self.writer()?;
+        let Some(connection) = writer.as_ref() else { return Ok(()) };
+        // Passive: moves what no reader needs any more, and waits for nobody.
+        let waiting = checkpoint(connection, "NOOP").context("looking at the WAL", &self.path)?;
+        if waiting >= CHECKPOINT_PAGES {
+            checkpoint(connection, "PASSIVE").context("checkpointing the WAL", &self.path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs `work` in a transaction; whatever does not reach the commit is rolled back, a panic included.
+fn in_transaction(
+    connection: &Connection,
+    begin: &str,
+    path: &Path,
+    work: impl FnOnce(&mut txn::Txn) -> Result<()>,
+) -> Result<()> {
+    execute(connection, begin).context("beginning a transaction", path)?;
+    let _rollback = Rollback(connection);
+    work(&mut txn::Txn::new(connection, path))?;
+    execute(connection, "COMMIT").context("committing a transaction", path)
+}
+
+/// Ends a transaction that is still open when it goes.
+struct Rollback<'c>(&'c Connection);
+
+impl Drop for Rollback<'_> {
+    fn drop(&mut self) {
+        if !self.0.is_autocommit() {
+            // Where even this fails, SQLite has rolled back by itself or the connection is replaced.
+            let _ = self.0.execute_batch("ROLLBACK");
+        }
+    }
+}
+
+fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(|_| ())
+}
+
+/// Runs a checkpoint in this mode and returns how many pages still wait for one.
+fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<i64> {
+    let mut statement = connection.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
+    statement.query_row([], |row| Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?))
+}
+
+fn needs_new_handles(error: &Error) -> bool {
+    matches!(error.kind, Kind::Unavailable | Kind::Corrupt | Kind::Other)
+}
+
+/// Opens the existing database for writing. Never makes one: an empty database in place of one
+/// that is gone would fork every client's history.
+fn open_writer(path: &Path) -> Result<Connection> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | common_flags())
+        .context("opening the database", path)?;
+    set_up_writer(&connection).context("opening the database", path)?;
+    Ok(connection)
+}
+
+fn set_up_writer(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    // The writer checkpoints between transactions, when nobody waits for a reply.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "journal_size_limit", WAL_LIMIT)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+fn open_readers(path: &Path) -> Result<r2d2::Pool<SqliteConnectionManager>> {
+    let manager = SqliteConnectionManager::file(path)
+        .with_flags(OpenFlags::SQLITE_OPEN_READ_ONLY | common_flags())
+        .with_init(|connection| connection.busy_timeout(BUSY_TIMEOUT));
+    r2d2::Pool::builder()
+        .max_size(READERS)
+        .min_idle(Some(1))
+        .idle_timeout(None)
+        .max_lifetime(None)
+        // The manager's check costs a statement for every read and finds nothing in a file.
+        .test_on_check_out(false)
+        .connection_timeout(BUSY_TIMEOUT)
+        .build(manager)
+        .map_err(|error| fault::of_pool(&error, path))
+}
+
+fn common_flags() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Migration;
+    use crate::storage::conformance;
+    use tempfile::TempDir;
+
+    #[test]
+    fn sqlite_conforms() {
+        conformance::run(
+            || TempDir::new().expect("a directory"),
+            |place| {
+                let migration = Migration { copy: true, copy_dir: None };
+                Sqlite::prepare(place.path(), &migration, |_| {}).expect("the database can be made");
+                Box::new(Sqlite::open(place.path()).expect("the database opens"))
+            },
+        );
+    }
+}

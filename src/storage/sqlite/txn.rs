@@ -1,0 +1,317 @@
+//! The facts and changes of one transaction, as statements that are prepared once for each connection.
+
+use super::fault::{Context, damaged};
+use crate::protocol::{Client, ClientId, Snapshot, VersionId};
+use crate::storage::{Body, Lookup, Reader, Result, Writer};
+use rusqlite::{CachedStatement, Connection, MAIN_DB, OptionalExtension, Row, params};
+use std::path::Path;
+use uuid::Uuid;
+
+/// Larger bodies are read by incremental I/O: as a value, SQLite would copy them once more.
+const INLINE_READ: usize = 256 * 1024;
+
+/// Larger bodies are written by incremental I/O, which is slower but does without the two more
+/// copies that SQLite holds of a bound value.
+const INLINE_WRITE: usize = 16 * 1024 * 1024;
+
+/// Where the held snapshot is larger than this many bytes, the client's row is changed in place:
+/// an UPDATE would read and write the whole snapshot beside it.
+const IN_PLACE: i64 = 16 * 1024;
+
+/// Bytes that one step of incremental I/O moves.
+const STEP: usize = 1024 * 1024;
+
+pub(super) struct Txn<'c> {
+    connection: &'c Connection,
+    path: &'c Path,
+    /// The row of the client that was looked at last: an appended version changes the same one.
+    place: Option<Place>,
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    client: ClientId,
+    rowid: i64,
+    snapshot_len: i64,
+}
+
+impl<'c> Txn<'c> {
+    pub(super) fn new(connection: &'c Connection, path: &'c Path) -> Txn<'c> {
+        Txn { connection, path, place: None }
+    }
+
+    fn statement(&self, sql: &str) -> rusqlite::Result<CachedStatement<'c>> {
+        self.connection.prepare_cached(sql)
+    }
+
+    fn find_client(&mut self, client: ClientId) -> rusqlite::Result<Option<Client>> {
+        let mut statement = self.statement(
+            "SELECT c.rowid, c.latest_version_id, c.snapshot_version_id, c.snapshot_timestamp,
+                    c.versions_since_snapshot + coalesce(n.versions, 0), length(c.snapshot)
+             FROM clients c LEFT JOIN sync_server_counts n
+                  ON n.client_id = ?1 AND n.snapshot_version_id = c.snapshot_version_id
+             WHERE c.client_id = ?1",
+        )?;
+        let found = statement
+            .query_row([Text::of(client.uuid())], |row| {
+                let snapshot_len = row.get::<_, Option<i64>>(5)?.unwrap_or(0);
+                Ok((Place { client, rowid: row.get(0)?, snapshot_len }, client_of(row)?))
+            })
+            .optional()?;
+        self.place = found.map(|(place, _)| place);
+        Ok(found.map(|(_, client)| client))
+    }
+
+    fn find_child(
+        &self,
+        client: ClientId,
+        parent: VersionId,
+        room: usize,
+    ) -> rusqlite::Result<Option<Lookup>> {
+        // One child for each parent is the rule; where adopted rows break it, the first is served.
+        let mut statement = self.statement(
+            "SELECT c.latest_version_id, v.version_id, length(v.history_segment), v.rowid,
+                    CASE WHEN length(v.history_segment) <= ?3 THEN v.history_segment END
+             FROM clients c LEFT JOIN versions v ON v.client_id = ?1 AND v.parent_version_id = ?2
+             WHERE c.client_id = ?1
+             LIMIT 1",
+        )?;
+        let inline = i64::try_from(room.min(INLINE_READ)).unwrap_or(i64::MAX);
+        let parameters = params![Text::of(client.uuid()), Text::of(parent.uuid()), inline];
+        let mut rows = statement.query(parameters)?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let child = match version_at(row, 1)? {
+            Some(id) => Some((id, self.body(row, 2, "versions", "history_segment", room)?)),
+            None => None,
+        };
+        Ok(Some(Lookup { latest: version_at(row, 0)?.unwrap_or(VersionId::NIL), child }))
+    }
+
+    fn find_snapshot(&self, client: ClientId, room: usize) -> rusqlite::Result<Option<(VersionId, Body)>> {
+        let mut statement = self.statement(
+            "SELECT snapshot_version_id, length(snapshot), rowid,
+                    CASE WHEN length(snapshot) <= ?2 THEN snapshot END
+             FROM clients
+             WHERE client_id = ?1 AND snapshot_version_id IS NOT NULL AND snapshot IS NOT NULL",
+        )?;
+        let inline = i64::try_from(room.min(INLINE_READ)).unwrap_or(i64::MAX);
+        let mut rows = statement.query(params![Text::of(client.uuid()), inline])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let version = version_at(row, 0)?.unwrap_or(VersionId::NIL);
+        Ok(Some((version, self.body(row, 1, "clients", "snapshot", room)?)))
+    }
+
+    /// The body of a row whose columns from `first` on are its length, rowid, and bytes where few.
+    fn body(
+        &self,
+        row: &Row,
+        first: usize,
+        table: &str,
+        column: &str,
+        room: usize,
+    ) -> rusqlite::Result<Body> {
+        let len = usize::try_from(row.get::<_, Option<i64>>(first)?.unwrap_or(0)).unwrap_or(usize::MAX);
+        if len > room {
+            return Ok(Body::TooLarge(len));
+        }
+        if len <= INLINE_READ {
+            let bytes = row.get_ref(first + 2)?.as_bytes_or_null()?.unwrap_or_default();
+            return Ok(Body::Bytes(bytes.to_vec()));
+        }
+        let blob = self.connection.blob_open(MAIN_DB, table, column, row.get(first + 1)?, true)?;
+        let mut bytes = vec![0; len];
+        blob.read_at_exact(&mut bytes, 0)?;
+        Ok(Body::Bytes(bytes))
+    }
+
+    fn insert_version(
+        &self,
+        client: ClientId,
+        id: VersionId,
+        parent: VersionId,
+        segment: &[u8],
+    ) -> rusqlite::Result<()> {
+        let (client, id, parent) = (Text::of(client.uuid()), Text::of(id.uuid()), Text::of(parent.uuid()));
+        let sql = "INSERT INTO versions (version_id, client_id, parent_version_id, history_segment)
+                   VALUES (?1, ?2, ?3, ?4)";
+        let mut statement = self.statement(sql)?;
+        if segment.len() <= INLINE_WRITE {
+            return statement.execute(params![id, client, parent, segment]).map(|_| ());
+        }
+        statement.execute(params![id, client, parent, zeros(segment)])?;
+        self.fill("versions", "history_segment", self.connection.last_insert_rowid(), segment)
+    }
+
+    fn move_latest(&mut self, client: ClientId, id: VersionId) -> rusqlite::Result<()> {
+        let place = match self.place {
+            Some(place) if place.client == client => place,
+            _ => {
+                self.find_client(client)?;
+                self.place.ok_or(rusqlite::Error::QueryReturnedNoRows)?
+            }
+        };
+        if place.snapshot_len > IN_PLACE && self.overwrite_latest(place, id)? {
+            return self.count_beside(client);
+        }
+        let mut statement = self.statement(
+            "UPDATE clients
+             SET latest_version_id = ?1, versions_since_snapshot = versions_since_snapshot + 1
+             WHERE rowid = ?2",
+        )?;
+        statement.execute(params![Text::of(id.uuid()), place.rowid]).map(|_| ())
+    }
+
+    /// Overwrites the latest version's ID where it stands; `false` where none of that length stands there.
+    fn overwrite_latest(&self, place: Place, id: VersionId) -> rusqlite::Result<bool> {
+        let text = Text::of(id.uuid());
+        let column = self.connection.blob_open(MAIN_DB, "clients", "latest_version_id", place.rowid, false);
+        let Ok(mut column) = column else { return Ok(false) };
+        if column.len() != text.0.len() {
+            return Ok(false);
+        }
+        column.write_at(&text.0, 0)?;
+        column.close()?;
+        Ok(true)
+    }
+
+    /// Counts a version since the snapshot beside the client's row, whose numbers cannot be changed in place.
+    fn count_beside(&self, client: ClientId) -> rusqlite::Result<()> {
+        let mut statement = self.statement(
+            "INSERT INTO sync_server_counts (client_id, snapshot_version_id, versions)
+             SELECT client_id, snapshot_version_id, 1 FROM clients WHERE client_id = ?1
+             ON CONFLICT (client_id) DO UPDATE SET
+                 versions = CASE WHEN snapshot_version_id = excluded.snapshot_version_id
+                                 THEN versions + 1 ELSE 1 END,
+                 snapshot_version_id = excluded.snapshot_version_id",
+        )?;
+        statement.execute([Text::of(client.uuid())]).map(|_| ())
+    }
+
+    fn replace_snapshot(
+        &mut self,
+        client: ClientId,
+        version: VersionId,
+        now: i64,
+        snapshot: &[u8],
+    ) -> rusqlite::Result<()> {
+        let (client, version) = (Text::of(client.uuid()), Text::of(version.uuid()));
+        self.place = None;
+        self.statement("DELETE FROM sync_server_counts WHERE client_id = ?1")?.execute([&client])?;
+        let mut statement = self.statement(
+            "UPDATE clients
+             SET snapshot_version_id = ?2, snapshot_timestamp = ?3, versions_since_snapshot = 0, snapshot = ?4
+             WHERE client_id = ?1
+             RETURNING rowid",
+        )?;
+        if snapshot.len() <= INLINE_WRITE {
+            return statement.query_row(params![client, version, now, snapshot], |_| Ok(()));
+        }
+        let rowid = statement.query_row(params![client, version, now, zeros(snapshot)], |row| row.get(0))?;
+        self.fill("clients", "snapshot", rowid, snapshot)
+    }
+
+    fn fill(&self, table: &str, column: &str, rowid: i64, bytes: &[u8]) -> rusqlite::Result<()> {
+        let mut blob = self.connection.blob_open(MAIN_DB, table, column, rowid, false)?;
+        for (step, bytes) in bytes.chunks(STEP).enumerate() {
+            blob.write_at(bytes, step * STEP)?;
+        }
+        blob.close()
+    }
+}
+
+impl Reader for Txn<'_> {
+    fn client(&mut self, client: ClientId) -> Result<Option<Client>> {
+        self.find_client(client).context("reading a client", self.path)
+    }
+
+    fn child(&mut self, client: ClientId, parent: VersionId, room: usize) -> Result<Option<Lookup>> {
+        self.find_child(client, parent, room).context("reading a version", self.path)
+    }
+
+    fn parent(&mut self, client: ClientId, version: VersionId) -> Result<Option<VersionId>> {
+        let find = || -> rusqlite::Result<_> {
+            let mut statement = self.statement(
+                "SELECT parent_version_id FROM versions WHERE version_id = ?1 AND client_id = ?2",
+            )?;
+            let parameters = [Text::of(version.uuid()), Text::of(client.uuid())];
+            let parent = statement.query_row(parameters, |row| version_at(row, 0)).optional()?;
+            Ok(parent.flatten())
+        };
+        find().context("reading a version", self.path)
+    }
+
+    fn snapshot(&mut self, client: ClientId, room: usize) -> Result<Option<(VersionId, Body)>> {
+        self.find_snapshot(client, room).context("reading a snapshot", self.path)
+    }
+}
+
+impl Writer for Txn<'_> {
+    fn create_client(&mut self, client: ClientId) -> Result<()> {
+        let insert = || -> rusqlite::Result<_> {
+            let mut statement =
+                self.statement("INSERT INTO clients (client_id, latest_version_id) VALUES (?1, ?2)")?;
+            statement.execute([Text::of(client.uuid()), Text::of(VersionId::NIL.uuid())]).map(|_| ())
+        };
+        insert().context("creating a client", self.path)
+    }
+
+    fn append_version(
+        &mut self,
+        client: ClientId,
+        id: VersionId,
+        parent: VersionId,
+        segment: &[u8],
+    ) -> Result<()> {
+        self.insert_version(client, id, parent, segment)
+            .and_then(|()| self.move_latest(client, id))
+            .context("adding a version", self.path)
+    }
+
+    fn set_snapshot(
+        &mut self,
+        client: ClientId,
+        version: VersionId,
+        now: i64,
+        snapshot: &[u8],
+    ) -> Result<()> {
+        self.replace_snapshot(client, version, now, snapshot).context("storing a snapshot", self.path)
+    }
+}
+
+/// A UUID as the database has it, lower case with dashes, without an allocation.
+struct Text([u8; 36]);
+
+impl Text {
+    fn of(uuid: Uuid) -> Text {
+        let mut text = [0; 36];
+        uuid.hyphenated().encode_lower(&mut text);
+        Text(text)
+    }
+}
+
+impl rusqlite::ToSql for Text {
+    fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
+        Ok(rusqlite::types::ToSqlOutput::Borrowed(rusqlite::types::ValueRef::Text(&self.0)))
+    }
+}
+
+fn client_of(row: &Row) -> rusqlite::Result<Client> {
+    let (timestamp, versions_since) = (row.get::<_, Option<i64>>(3)?, row.get::<_, Option<i64>>(4)?);
+    let snapshot = match (version_at(row, 2)?, timestamp, versions_since) {
+        (Some(version), Some(timestamp), Some(since)) => {
+            Some(Snapshot { version, timestamp, versions_since: u32::try_from(since).unwrap_or(u32::MAX) })
+        }
+        _ => None,
+    };
+    // A row that an operator inserted by hand may name no version at all.
+    Ok(Client { latest: version_at(row, 1)?.unwrap_or(VersionId::NIL), snapshot })
+}
+
+fn version_at(row: &Row, column: usize) -> rusqlite::Result<Option<VersionId>> {
+    let Some(text) = row.get_ref(column)?.as_str_or_null()? else { return Ok(None) };
+    VersionId::parse(text).map(Some).ok_or_else(|| damaged(column, text))
+}
+
+fn zeros(bytes: &[u8]) -> rusqlite::blob::ZeroBlob {
+    rusqlite::blob::ZeroBlob(i32::try_from(bytes.len()).unwrap_or(i32::MAX))
+}
