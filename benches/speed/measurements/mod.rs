@@ -177,5 +177,5 @@ fn figures(samples: &Samples) -> Vec<Figure> {
 
 /// Adds the end of the server's log to a failure.
 fn logged<T>(server: &Server, result: Result<T>) -> Result<T> {
-    result.map_err(|error| format!("{error}\n{}", server.log_end()))
+    result.map_err(|error| format!("{error}\n{}", server.log_end()).trim_end().to_owned())
 }
