@@ -3,4 +3,5 @@
 mod config;
 mod house;
 mod lifecycle;
+mod logging;
 mod util;
