@@ -1,7 +1,7 @@
 //! The command line: flags made of the table of options, and one function for each verb.
 
-use crate::config::table::{self, Setting, Shape};
-use crate::config::{self, Config, Environment, Flags, Resolved, file, place, render};
+use crate::config::setting::{Setting, Shape};
+use crate::config::{self, Config, Environment, Flags, Resolved, file, place, render, table};
 use crate::{control, healthcheck, lifecycle};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};

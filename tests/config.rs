@@ -318,8 +318,8 @@ fn going_into_the_background_under_a_service_manager_is_usage() {
 #[test]
 fn a_reader_that_goes_away_breaks_nothing() {
     let mut command = program();
-    let mut child = command.args(["config", "example"]).stdout(std::process::Stdio::piped());
-    let mut child = Command::spawn(&mut child).expect("the program starts");
+    command.args(["config", "example"]).stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
     drop(child.stdout.take());
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
 }
@@ -331,9 +331,10 @@ fn every_line_of_the_example_is_valid() {
     let options: Vec<&str> = example.lines().filter(is_option).map(|line| &line[1..]).collect();
     assert!(options.len() > 20, "{options:?}");
     let (_dir, path) = file(&options.join("\n"));
-    let output = sync_server(&[("CONFIG", &path)], &["config", "check"]);
+    let variables = [("CONFIG", path.as_str()), ("DATA_DIR", "")];
+    let output = sync_server(&variables, &["config", "check"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let shown = stdout(&sync_server(&[("CONFIG", &path)], &["config", "show"]));
+    let shown = stdout(&sync_server(&variables, &["config", "show"]));
     assert_eq!(shown.matches(&format!("# {path} line ")).count(), options.len(), "{shown}");
     assert_eq!(stdout(&sync_server(&[], &["config", "check"])), "ok\n");
 }

@@ -1,7 +1,8 @@
 //! The configuration file: read, and taken apart into keys and texts.
 
-use super::resolve::{Flags, Origin, Secret, Sources};
-use super::table::{self, Setting, Shape};
+use super::setting::{Setting, Shape};
+use super::source::{Flags, Origin, Secret, Sources};
+use super::table;
 use super::{Environment, value};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -215,4 +216,84 @@ fn nearest(key: &str) -> Option<&'static str> {
 /// A name without what tells flags, variables and keys apart.
 fn plain(name: &str) -> String {
     name.to_ascii_lowercase().replace(['-', '.'], "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Resolved, resolve};
+
+    fn of_file(text: &str) -> Result<Resolved, Vec<String>> {
+        let file = File { path: "/etc/c.toml".into(), text: Ok(text.to_owned()), world_readable: false };
+        resolve(&Sources { file: Some(file), ..Sources::default() })
+    }
+
+    fn problem(text: &str) -> String {
+        match &of_file(text).expect_err("something is wrong")[..] {
+            [problem] => problem.clone(),
+            problems => panic!("{problems:#?}"),
+        }
+    }
+
+    #[test]
+    fn tables_and_dotted_keys_are_the_same() {
+        for text in [
+            "[snapshot]\ndays = 5",
+            "snapshot.days = 5",
+            "snapshot = { days = 0x5 }",
+            "'snapshot.days' = '5'",
+        ] {
+            assert_eq!(of_file(text).expect(text).config.snapshot.days, 5);
+        }
+        let told = problem("snapshot.days = 5\n'snapshot.days' = 6");
+        assert!(told.contains("keep one of them"), "{told}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_told_with_its_line_and_the_nearest_name() {
+        for (text, expected) in [
+            (
+                "\nsnapshot.version = 1",
+                "/etc/c.toml line 2: there is no option snapshot.version; did you mean",
+            ),
+            (
+                "\n\n[snapshots]\ndays = 1",
+                "/etc/c.toml line 4: there is no option snapshots.days; did you mean",
+            ),
+            ("snapshots.days = 1", "did you mean snapshot.days?"),
+            ("SNAPSHOT_DAYS = 1", "did you mean snapshot.days?"),
+            ("allow-client-id = 'x'", "did you mean client_id?"),
+            ("colour = 'blue'", "there is no option colour; remove it"),
+            ("[colours]", "there is no option colours; remove it"),
+            ("snapshot = 1", "snapshot is a table; give snapshot.versions, snapshot.days"),
+            ("config = '/x'", "there is no option config; remove it"),
+        ] {
+            let told = problem(text);
+            assert!(told.contains(expected), "{told}");
+        }
+    }
+
+    #[test]
+    fn values_of_the_wrong_type_are_told() {
+        for text in [
+            "snapshot.days = 1.5",
+            "snapshot.days = [1]",
+            "listen = {}",
+            "[[listen]]\na = 1",
+            "data_dir = 2020-01-01",
+        ] {
+            let told = problem(text);
+            assert!(told.contains("cannot be this"), "{told}");
+        }
+    }
+
+    #[test]
+    fn broken_toml_is_told_with_its_line_and_without_its_text() {
+        let secret = "711d5cf3-0cf0-4eb8-9eca-6f7f220638c0";
+        let problems = of_file(&format!("listen = 'a:1'\nclient_id = {secret}\n")).expect_err("it is broken");
+        for told in problems {
+            assert!(told.contains("/etc/c.toml line 2: this is no TOML"), "{told}");
+            assert!(!told.contains("711d5cf3"), "{told}");
+        }
+    }
 }

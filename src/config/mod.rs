@@ -1,6 +1,6 @@
 //! What the operator decided, as one value.
 //!
-//! [`table`] declares every option once; [`resolve`] makes one [`Config`] of flags, environment,
+//! [`table`] declares every option once; [`resolve()`] makes one [`Config`] of flags, environment,
 //! file and defaults, or says everything that is wrong with them. Knows nothing of sockets,
 //! databases and threads.
 
@@ -8,10 +8,14 @@ pub mod file;
 pub mod place;
 pub mod render;
 mod resolve;
+pub mod setting;
+mod source;
 pub mod table;
 mod value;
+mod warning;
 
-pub use resolve::{Effective, Flags, Origin, Resolved, Secret, Sources, resolve};
+pub use resolve::{Effective, Resolved, resolve};
+pub use source::{Flags, Origin, Secret, Sources};
 
 use crate::protocol::{ClientId, SnapshotPolicy};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,9 @@
 //! The table of options as people read it: help, example file, documentation, effective values.
 
-use super::resolve::{Effective, Origin, Resolved};
-use super::table::{self, Setting, Shape};
+use super::resolve::{Effective, Resolved};
+use super::setting::{Setting, Shape};
+use super::source::Origin;
+use super::table;
 
 /// The lines of README.md between which [`markdown`] stands.
 pub const MARKERS: (&str, &str) = ("<!-- options: begin -->", "<!-- options: end -->");
@@ -50,9 +52,9 @@ pub fn example() -> String {
     let mut text = String::from(
         "# The configuration of sync-server, usually /etc/sync-server/config.toml.\n\
          #\n\
-         # Every option is here, commented out, with its default or an example. The same options are\n\
-         # environment variables and flags, whose names stand beside each: flags count before the\n\
-         # environment, the environment before this file.\n\
+         # Every option is here, commented out, with its default or an example. The same options\n\
+         # are environment variables and flags, whose names stand beside each: flags count before\n\
+         # the environment, the environment before this file.\n\
          # `sync-server config check` checks, `sync-server config show` shows what holds and why.\n",
     );
     for section in table::sections() {
@@ -180,4 +182,39 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, resolve};
+
+    #[test]
+    fn every_option_is_in_every_text() {
+        let resolved = resolve(&Sources::default()).expect("the defaults are valid");
+        let (markdown, example, shown) = (markdown(), example(), effective(&resolved));
+        for setting in table::TABLE {
+            let (key, flag, variable) = (setting.key, flag(setting), setting.variable());
+            let row = markdown.lines().find(|row| row.contains(&format!("`{flag}`"))).expect(key);
+            assert!(row.contains(&format!("`{variable}`")) && row.contains(setting.doc), "{row}");
+            assert_eq!(row.contains(&format!("`{key}`")), setting.in_file, "{row}");
+            assert_eq!(example.contains(&format!("\n#{key} = ")), setting.in_file, "{key}");
+            assert!(shown.contains(key), "{key} in\n{shown}");
+            assert!(help(setting).contains(&variable) && long_help(setting).contains(&variable), "{key}");
+        }
+    }
+
+    #[test]
+    fn the_example_is_narrow() {
+        let example = example();
+        for line in example.lines().filter(|line| line.starts_with("# ") || line.is_empty()) {
+            assert!(line.chars().count() <= WIDTH, "{line}");
+        }
+    }
+
+    #[test]
+    fn texts_break_between_words() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("unbreakable word", 4), ["unbreakable", "word"]);
+    }
 }

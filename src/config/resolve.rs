@@ -1,74 +1,14 @@
 //! Flags, environment, file and defaults become one configuration. Pure.
 
-use super::file::{self, File, Found};
-use super::table::{self, Setting, Shape};
-use super::{Config, Endpoint, Environment, Limits, Log, LogFormat, Migration};
+use super::file::{self, Found};
+use super::setting::{Setting, Shape};
+use super::source::{Origin, Sources};
+use super::{Config, Limits, Log, LogFormat, Migration};
+use super::{table, warning};
 use crate::protocol::SnapshotPolicy;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
-
-/// The values of the flags that were given, by the key of their option.
-pub type Flags = BTreeMap<&'static str, Vec<String>>;
-
-/// Everything that a configuration is made of.
-#[derive(Clone, Debug, Default)]
-pub struct Sources {
-    /// The flags.
-    pub flags: Flags,
-    /// The environment.
-    pub environment: Environment,
-    /// The configuration file.
-    pub file: Option<File>,
-    /// Files that hold one secret each.
-    pub secrets: Vec<Secret>,
-    /// The directory from which relative paths are meant.
-    pub cwd: PathBuf,
-}
-
-/// A file that holds one secret.
-#[derive(Clone, Debug)]
-pub struct Secret {
-    /// The key of its option.
-    pub key: &'static str,
-    /// Who named the file.
-    pub origin: Origin,
-    /// The file, and whether everyone on the machine may read it.
-    pub file: File,
-}
-
-/// Where a value came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// A flag, with its dashes.
-    Flag(String),
-    /// An environment variable.
-    Environment(String),
-    /// A file that an environment variable names.
-    SecretFile(String, PathBuf),
-    /// A file in $CREDENTIALS_DIRECTORY.
-    Credential(PathBuf),
-    /// A line of the configuration file, counted from 1.
-    File(PathBuf, usize),
-    /// Nobody gave one.
-    Default,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Origin::Flag(flag) => write!(f, "flag {flag}"),
-            Origin::Environment(variable) => write!(f, "environment {variable}"),
-            Origin::SecretFile(variable, path) => {
-                write!(f, "environment {variable}, file {}", path.display())
-            }
-            Origin::Credential(path) => write!(f, "credential {}", path.display()),
-            Origin::File(path, line) => write!(f, "{} line {line}", path.display()),
-            Origin::Default => f.write_str("default"),
-        }
-    }
-}
 
 /// A configuration and how it came about.
 #[derive(Clone, Debug)]
@@ -126,7 +66,7 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, Vec<String>> {
     if !problems.is_empty() {
         return Err(problems);
     }
-    config.warnings = warnings(&config, sources, &effective);
+    config.warnings = warning::warnings(&config, sources, &effective);
     Ok(Resolved { config, effective })
 }
 
@@ -275,82 +215,13 @@ fn effective_of<'a>(effective: &'a [Effective], key: &str) -> Option<&'a Effecti
     effective.iter().find(|effective| effective.setting.key == key)
 }
 
-/// What is allowed but probably not meant.
-fn warnings(config: &Config, sources: &Sources, effective: &[Effective]) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let open: Vec<String> =
-        config.listen.iter().filter(|endpoint| !endpoint.is_local()).map(address).collect();
-    if !open.is_empty() && config.create_clients && config.client_id.is_none() {
-        warnings.push(format!(
-            "listen ({}): others than this machine can reach the server, and everyone who does may store data; \
-             name the clients that may use it in CLIENT_ID, or set CREATE_CLIENTS=false once they all exist",
-            open.join(", ")
-        ));
-    }
-    for Effective { setting, origin, .. } in effective.iter().filter(|effective| effective.setting.secret) {
-        warnings.extend(exposure(setting, origin, sources));
-    }
-    if config.limits.body < 2 << 20 {
-        warnings.push(
-            "body.limit: clients send versions of 1 MB and larger snapshots, and fail where one is \
-             refused; give 2MiB or more"
-                .to_owned(),
-        );
-    }
-    if config.limits.idle_timeout < Duration::from_secs(75) {
-        warnings.push(
-            "idle.timeout: clients do not repeat an upload that meets a connection closed just then; \
-             give 75s or more"
-                .to_owned(),
-        );
-    }
-    if config.daemonize && config.log.file.is_none() {
-        warnings.push(
-            "daemonize: standard error is closed in the background, so the log is lost; \
-             give log.file as well"
-                .to_owned(),
-        );
-    }
-    warnings
-}
-
-fn address(endpoint: &Endpoint) -> String {
-    match endpoint {
-        Endpoint::Tcp(address) => address.clone(),
-        Endpoint::Unix(path) => format!("unix:{}", path.display()),
-    }
-}
-
-/// Who else can see a secret.
-fn exposure(setting: &Setting, origin: &Origin, sources: &Sources) -> Option<String> {
-    let key = setting.key;
-    let path = match origin {
-        Origin::Flag(flag) => {
-            let file = setting.file_variable()?;
-            return Some(format!(
-                "{key} (flag {flag}): every user of this machine sees it in the list of processes; \
-                 put it into a file and name that in {file}"
-            ));
-        }
-        Origin::File(path, _) if sources.file.as_ref()?.world_readable => path,
-        Origin::SecretFile(_, path) | Origin::Credential(path) => {
-            let given = sources.secrets.iter().find(|secret| secret.origin == *origin)?;
-            if !given.file.world_readable {
-                return None;
-            }
-            path
-        }
-        _ => return None,
-    };
-    Some(format!(
-        "{key} ({origin}): every user of this machine can read it; run chmod o-r {}",
-        path.display()
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::file::File;
+    use crate::config::source::{Flags, Secret};
+    use crate::config::{Endpoint, Environment};
+    use std::path::PathBuf;
 
     const SECRET: &str = "711d5cf3-0cf0-4eb8-9eca-6f7f220638c0";
 
@@ -409,20 +280,6 @@ mod tests {
     }
 
     #[test]
-    fn tables_and_dotted_keys_are_the_same() {
-        for text in [
-            "[snapshot]\ndays = 5",
-            "snapshot.days = 5",
-            "snapshot = { days = 0x5 }",
-            "'snapshot.days' = '5'",
-        ] {
-            assert_eq!(of_file(text).expect(text).config.snapshot.days, 5);
-        }
-        let told = problem(of_file("snapshot.days = 5\n'snapshot.days' = 6"));
-        assert!(told.contains("keep one of them"), "{told}");
-    }
-
-    #[test]
     fn a_list_is_an_array_or_has_commas() {
         for text in ["listen = ['a:1', 'b:2']", "listen = 'a:1, b:2,'"] {
             let listen = of_file(text).expect(text).config.listen;
@@ -439,44 +296,6 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_told_with_its_line_and_the_nearest_name() {
-        for (text, expected) in [
-            (
-                "\nsnapshot.version = 1",
-                "/etc/c.toml line 2: there is no option snapshot.version; did you mean",
-            ),
-            (
-                "\n\n[snapshots]\ndays = 1",
-                "/etc/c.toml line 4: there is no option snapshots.days; did you mean",
-            ),
-            ("snapshots.days = 1", "did you mean snapshot.days?"),
-            ("SNAPSHOT_DAYS = 1", "did you mean snapshot.days?"),
-            ("allow-client-id = 'x'", "did you mean client_id?"),
-            ("colour = 'blue'", "there is no option colour; remove it"),
-            ("[colours]", "there is no option colours; remove it"),
-            ("snapshot = 1", "snapshot is a table; give snapshot.versions, snapshot.days"),
-            ("config = '/x'", "there is no option config; remove it"),
-        ] {
-            let told = problem(of_file(text));
-            assert!(told.contains(expected), "{told}");
-        }
-    }
-
-    #[test]
-    fn values_of_the_wrong_type_are_told() {
-        for text in [
-            "snapshot.days = 1.5",
-            "snapshot.days = [1]",
-            "listen = {}",
-            "[[listen]]\na = 1",
-            "data_dir = 2020-01-01",
-        ] {
-            let told = problem(of_file(text));
-            assert!(told.contains("cannot be this"), "{told}");
-        }
-    }
-
-    #[test]
     fn all_problems_are_told_at_once_each_on_one_line() {
         let sources = Sources {
             flags: Flags::from([("listen", vec!["8080,x\ny:z".to_owned()])]),
@@ -487,15 +306,6 @@ mod tests {
         let problems = resolve(&sources).expect_err("much is wrong");
         assert_eq!(problems.len(), 8, "{problems:#?}");
         assert!(problems.iter().all(|problem| !problem.contains('\n')), "{problems:#?}");
-    }
-
-    #[test]
-    fn broken_toml_is_told_with_its_line_and_without_its_text() {
-        let problems = of_file(&format!("listen = 'a:1'\nclient_id = {SECRET}\n")).expect_err("it is broken");
-        for told in problems {
-            assert!(told.contains("/etc/c.toml line 2: this is no TOML"), "{told}");
-            assert!(!told.contains("711d5cf3"), "{told}");
-        }
     }
 
     #[test]
@@ -548,43 +358,6 @@ mod tests {
         assert!(told.contains("body.memory (default)") && told.contains("environment BODY_LIMIT"), "{told}");
         assert!(told.contains("give at least 400MiB"), "{told}");
         of_environment([("BODY_LIMIT", "300MiB"), ("BODY_MEMORY", "400MiB")]).expect("this suffices");
-    }
-
-    fn warned<const N: usize>(variables: [(&str, &str); N]) -> String {
-        of_environment(variables).expect("nothing is wrong").config.warnings.join("\n")
-    }
-
-    #[test]
-    fn a_server_open_to_strangers_is_warned_of_and_both_ways_to_close_it_named() {
-        let told = warned([("LISTEN", "localhost:1,0.0.0.0:8080")]);
-        assert!(told.contains("0.0.0.0:8080") && !told.contains("localhost:1"), "{told}");
-        assert!(told.contains("CLIENT_ID") && told.contains("CREATE_CLIENTS=false"), "{told}");
-        assert_eq!(warned([("LISTEN", "0.0.0.0:8080"), ("CREATE_CLIENTS", "no")]), "");
-        assert_eq!(warned([("LISTEN", "0.0.0.0:8080"), ("CLIENT_ID", SECRET)]), "");
-        assert_eq!(warned([]), "");
-    }
-
-    #[test]
-    fn limits_on_which_clients_fail_are_warned_of() {
-        assert!(warned([("BODY_LIMIT", "1MiB")]).contains("body.limit"));
-        assert!(warned([("IDLE_TIMEOUT", "60s")]).contains("idle.timeout"));
-        assert!(warned([("DAEMONIZE", "yes")]).contains("log.file"));
-    }
-
-    #[test]
-    fn secrets_that_others_can_see_are_warned_of() {
-        let warned =
-            |sources: &Sources| resolve(sources).expect("nothing is wrong").config.warnings.join("\n");
-        let mut open = credential(SECRET);
-        assert_eq!(warned(&Sources { secrets: vec![open.clone()], ..Sources::default() }), "");
-        open.file.world_readable = true;
-        let told = warned(&Sources { secrets: vec![open], ..Sources::default() });
-        assert!(told.contains("chmod o-r /run/credentials/client_id"), "{told}");
-        let flags = Flags::from([("client_id", vec![SECRET.to_owned()])]);
-        assert!(warned(&Sources { flags, ..Sources::default() }).contains("CLIENT_ID_FILE"));
-        let text = format!("client_id = '{SECRET}'");
-        let file = Some(File { world_readable: true, ..file(&text) });
-        assert!(warned(&Sources { file, ..Sources::default() }).contains("chmod o-r /etc/c.toml"));
     }
 
     #[test]

@@ -19,10 +19,29 @@ const SLICE: usize = 256 * 1024;
 /// A body of unknown size asks for at least and at most this much more memory at a time.
 const GROWTH: (usize, usize) = (MIB, 16 * MIB);
 
+/// A request's body as it comes from the connection.
+pub struct Source {
+    incoming: Incoming,
+    is_read: bool,
+}
+
+impl Source {
+    /// Of which nothing has been read.
+    pub fn new(incoming: Incoming) -> Source {
+        let is_read = incoming.is_end_stream();
+        Source { incoming, is_read }
+    }
+
+    /// Whether nothing more of it can come.
+    pub fn is_read(&self) -> bool {
+        self.is_read
+    }
+}
+
 /// A request's body that is being read.
 pub struct Reading<'a> {
-    /// The body as it comes from the connection.
-    pub incoming: &'a mut Incoming,
+    /// The body.
+    pub source: &'a mut Source,
     /// The connection's progress, which knows when the body is late.
     pub progress: &'a Progress,
     /// Where the memory comes from.
@@ -37,7 +56,7 @@ pub type Collected = (Vec<u8>, Reservation);
 impl Reading<'_> {
     /// Reads the whole body and decodes it. Its memory is reserved before it is read.
     pub async fn collect(mut self, coding: Option<Coding>) -> Result<Collected, Problem> {
-        let announced = self.incoming.size_hint().exact();
+        let announced = self.source.incoming.size_hint().exact();
         let announced = announced.map(|length| usize::try_from(length).unwrap_or(usize::MAX));
         match (announced, coding) {
             (Some(0), _) => Err(Problem::EmptyBody),
@@ -77,7 +96,8 @@ impl Reading<'_> {
     }
 
     async fn encoded(&mut self, coding: Coding) -> Result<Collected, Problem> {
-        let overhead = decode::overhead(coding);
+        // Where memory is that scarce, the decoder's own is not counted in full.
+        let overhead = decode::overhead(coding).min(self.memory.largest().saturating_sub(self.limit));
         // Both forms of the body may be held for a while, though input goes as output comes.
         let claim = (self.limit * 2 + overhead).min(self.memory.largest());
         let mut reservation = self.memory.reserve(SMALL.min(self.limit)).await?;
@@ -117,10 +137,13 @@ impl Reading<'_> {
                 }
                 // An error is a broken chunk or a lost connection: only one of them is answered,
                 // and the connection ends with both.
-                Pin::new(&mut *self.incoming).poll_frame(cx).map(Ok)
+                Pin::new(&mut self.source.incoming).poll_frame(cx).map(Ok)
             });
             match frame.await? {
-                None => return Ok(None),
+                None => {
+                    self.source.is_read = true;
+                    return Ok(None);
+                }
                 Some(Err(_)) => return Err(Problem::BrokenBody),
                 // Trailers mean nothing here.
                 Some(Ok(frame)) => match frame.into_data() {

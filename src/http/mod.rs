@@ -10,7 +10,7 @@ mod memory;
 mod timed;
 pub mod wire;
 
-use self::body::{Reading, Reply};
+use self::body::{Reading, Reply, Source};
 use self::line::{Line, Shown};
 use self::memory::{Memory, Reservation};
 use self::timed::{Phase, Progress};
@@ -19,7 +19,7 @@ use crate::config::{Config, Limits};
 use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, Write};
 use crate::workers::{Failure, Workers};
 use hyper::Response;
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -111,7 +111,8 @@ impl App {
     ) -> Response<Reply> {
         let began = Instant::now();
         progress.enter(Phase::Busy);
-        let (head, mut incoming) = request.into_parts();
+        let (head, incoming) = request.into_parts();
+        let mut source = Source::new(incoming);
         let path = head.uri.path();
         let ask = wire::ask(&self.base_path, &head.method, path, &head.headers);
         let is_probe = matches!(ask, Ok(Ask::Health | Ask::Ready));
@@ -120,14 +121,14 @@ impl App {
             Ok(Ask::Health) => Answered::new(wire::health(true), None),
             Ok(Ask::Ready) => Answered::new(wire::health(self.is_ready().await), None),
             Ok(Ask::Fetch(fetch)) => self.fetch(fetch, path).await,
-            Ok(Ask::Upload(upload)) => self.upload(upload, path, &mut incoming, &progress).await,
+            Ok(Ask::Upload(upload)) => self.upload(upload, path, &mut source, &progress).await,
             Err(problem) => {
                 self.warn_of_prefix(&problem, path);
                 Answered::new(wire::problem(&problem), None)
             }
         };
         let mut response = answered.answer;
-        if !incoming.is_end_stream() {
+        if !source.is_read() {
             // What is left of the body would be taken for the next request.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             progress.linger();
@@ -187,17 +188,11 @@ impl App {
         Answered::new(wire::problem(&Problem::NoMemory), Some(client))
     }
 
-    async fn upload(
-        &self,
-        upload: Upload,
-        path: &str,
-        incoming: &mut Incoming,
-        progress: &Progress,
-    ) -> Answered {
+    async fn upload(&self, upload: Upload, path: &str, source: &mut Source, progress: &Progress) -> Answered {
         let client = upload.client;
         let collected = match self.admit(client) {
             Ok(()) => {
-                let reading = Reading { incoming, progress, memory: &self.memory, limit: self.limits.body };
+                let reading = Reading { source, progress, memory: &self.memory, limit: self.limits.body };
                 reading.collect(upload.coding).await
             }
             Err(problem) => Err(problem),
@@ -259,7 +254,12 @@ impl App {
                     Dropped::NotRecent => "it is for none of the client's last five versions",
                 }
             ),
-            Err(failure) => log::error!("{} for client {client:?} failed: {}", Shown(path), reason(failure)),
+            Err(Failure::Storage(error)) => {
+                log::error!("{} failed for client {client:?}: {error}", Shown(path));
+            }
+            Err(failure) => {
+                log::warn!("{} was put off for client {client:?}: {}", Shown(path), reason(failure));
+            }
             Ok(_) => {}
         }
         match result {

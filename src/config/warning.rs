@@ -1,0 +1,136 @@
+//! What an operator is allowed to do but probably does not mean. Pure.
+
+use super::resolve::Effective;
+use super::setting::Setting;
+use super::source::{Origin, Sources};
+use super::{Config, Endpoint};
+use std::time::Duration;
+
+/// What is allowed but probably not meant.
+pub fn warnings(config: &Config, sources: &Sources, effective: &[Effective]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let open: Vec<String> =
+        config.listen.iter().filter(|endpoint| !endpoint.is_local()).map(address).collect();
+    if !open.is_empty() && config.create_clients && config.client_id.is_none() {
+        warnings.push(format!(
+            "listen ({}): others than this machine can reach the server, and everyone who does may store data; \
+             name the clients that may use it in CLIENT_ID, or set CREATE_CLIENTS=false once they all exist",
+            open.join(", ")
+        ));
+    }
+    for Effective { setting, origin, .. } in effective.iter().filter(|effective| effective.setting.secret) {
+        warnings.extend(exposure(setting, origin, sources));
+    }
+    if config.limits.body < 2 << 20 {
+        warnings.push(
+            "body.limit: clients send versions of 1 MB and larger snapshots, and fail where one is \
+             refused; give 2MiB or more"
+                .to_owned(),
+        );
+    }
+    if config.limits.idle_timeout < Duration::from_secs(75) {
+        warnings.push(
+            "idle.timeout: clients do not repeat an upload that meets a connection closed just then; \
+             give 75s or more"
+                .to_owned(),
+        );
+    }
+    if config.daemonize && config.log.file.is_none() {
+        warnings.push(
+            "daemonize: standard error is closed in the background, so the log is lost; \
+             give log.file as well"
+                .to_owned(),
+        );
+    }
+    if config.pid_file.is_some() && !config.daemonize {
+        warnings.push("pid_file: it is written only where daemonize is true; leave it out".to_owned());
+    }
+    warnings
+}
+
+fn address(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Tcp(address) => address.clone(),
+        Endpoint::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+/// Who else can see a secret.
+fn exposure(setting: &Setting, origin: &Origin, sources: &Sources) -> Option<String> {
+    let key = setting.key;
+    let path = match origin {
+        Origin::Flag(flag) => {
+            let file = setting.file_variable()?;
+            return Some(format!(
+                "{key} (flag {flag}): every user of this machine sees it in the list of processes; \
+                 put it into a file and name that in {file}"
+            ));
+        }
+        Origin::File(path, _) if sources.file.as_ref()?.world_readable => path,
+        Origin::SecretFile(_, path) | Origin::Credential(path) => {
+            let given = sources.secrets.iter().find(|secret| secret.origin == *origin)?;
+            if !given.file.world_readable {
+                return None;
+            }
+            path
+        }
+        _ => return None,
+    };
+    Some(format!(
+        "{key} ({origin}): every user of this machine can read it; run chmod o-r {}",
+        path.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::file::File;
+    use crate::config::resolve;
+    use crate::config::source::{Flags, Secret};
+    use std::path::PathBuf;
+
+    const SECRET: &str = "711d5cf3-0cf0-4eb8-9eca-6f7f220638c0";
+
+    fn warned(sources: &Sources) -> String {
+        resolve(sources).expect("nothing is wrong").config.warnings.join("\n")
+    }
+
+    fn of_environment<const N: usize>(variables: [(&str, &str); N]) -> String {
+        warned(&Sources { environment: variables.into(), ..Sources::default() })
+    }
+
+    #[test]
+    fn a_server_open_to_strangers_is_warned_of_and_both_ways_to_close_it_named() {
+        let told = of_environment([("LISTEN", "localhost:1,0.0.0.0:8080")]);
+        assert!(told.contains("0.0.0.0:8080") && !told.contains("localhost:1"), "{told}");
+        assert!(told.contains("CLIENT_ID") && told.contains("CREATE_CLIENTS=false"), "{told}");
+        assert_eq!(of_environment([("LISTEN", "0.0.0.0:8080"), ("CREATE_CLIENTS", "no")]), "");
+        assert_eq!(of_environment([("LISTEN", "0.0.0.0:8080"), ("CLIENT_ID", SECRET)]), "");
+        assert_eq!(of_environment([]), "");
+    }
+
+    #[test]
+    fn what_makes_clients_fail_or_does_nothing_is_warned_of() {
+        assert!(of_environment([("BODY_LIMIT", "1MiB")]).contains("body.limit"));
+        assert!(of_environment([("IDLE_TIMEOUT", "60s")]).contains("idle.timeout"));
+        assert!(of_environment([("DAEMONIZE", "yes")]).contains("log.file"));
+        assert!(of_environment([("PID_FILE", "/run/s.pid")]).contains("pid_file"));
+    }
+
+    #[test]
+    fn secrets_that_others_can_see_are_warned_of() {
+        let path = PathBuf::from("/run/credentials/client_id");
+        let file = File { path: path.clone(), text: Ok(SECRET.to_owned()), world_readable: false };
+        let mut open = Secret { key: "client_id", origin: Origin::Credential(path), file };
+        assert_eq!(warned(&Sources { secrets: vec![open.clone()], ..Sources::default() }), "");
+        open.file.world_readable = true;
+        let told = warned(&Sources { secrets: vec![open], ..Sources::default() });
+        assert!(told.contains("chmod o-r /run/credentials/client_id"), "{told}");
+        let flags = Flags::from([("client_id", vec![SECRET.to_owned()])]);
+        assert!(warned(&Sources { flags, ..Sources::default() }).contains("CLIENT_ID_FILE"));
+        let text = format!("client_id = '{SECRET}'");
+        let file = Some(File { path: "/etc/c.toml".into(), text: Ok(text), world_readable: true });
+        assert!(warned(&Sources { file, ..Sources::default() }).contains("chmod o-r /etc/c.toml"));
+    }
+}
