@@ -228,7 +228,13 @@ fn a_full_disk_under_the_log_is_no_reason_not_to_serve() {
     let mut server = Unread { child, pipe: None, address: String::new(), _dir: dir };
     let deadline = Instant::now() + PATIENCE;
     for _ in 0..20 {
-        while !program().args(["--listen", &listen, "healthcheck"]).status().expect("it runs").success() {
+        while !program()
+            .args(["--listen", &listen, "healthcheck"])
+            .output()
+            .expect("it runs")
+            .status
+            .success()
+        {
             assert!(Instant::now() < deadline, "it does not serve");
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -8,7 +8,7 @@ mod crash;
 mod faults;
 mod house;
 mod lifecycle;
-mod logging;
 mod limits;
+mod logging;
 mod util;
 mod wire;
