@@ -113,15 +113,16 @@ async fn converse(mut stream: UnixStream, answer: Answer) {
     let _ = tokio::time::timeout(ASK, stream.write_all(line.as_bytes())).await;
 }
 
-/// The verb, or why this one gets no answer.
+/// The verb, or why this one gets no answer. It is read in any case: whoever is still writing when
+/// the server hangs up never sees its answer.
 async fn question(stream: &mut UnixStream) -> Result<String, String> {
     let peer = stream.peer_cred().map_err(|error| error.to_string())?.uid();
-    if peer != 0 && peer != rustix::process::geteuid().as_raw() {
-        return Err(format!("uid {peer} may not control this server: root and its own user may"));
-    }
     let mut line = String::new();
     let mut reader = tokio::io::BufReader::new(stream.take(LINE));
     reader.read_line(&mut line).await.map_err(|error| error.to_string())?;
+    if peer != 0 && peer != rustix::process::geteuid().as_raw() {
+        return Err(format!("uid {peer} may not control this server: root and its own user may"));
+    }
     if line.ends_with('\n') { Ok(line) } else { Err("this is no line".to_owned()) }
 }
 

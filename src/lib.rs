@@ -36,6 +36,7 @@
 //! | [`http`] | one connection: deadlines, bounded bodies, the memory budget; `wire` is pure and holds every path, header and status | databases, signals |
 //! | [`listen`] | TCP and unix sockets; accept with permits and back-off; drain | what is said on a connection |
 //! | [`lifecycle`] | the order of start and stop, signals, systemd's notifications and watchdog | requests |
+//! | [`daemon`] | going into the background, before any thread | what the process does there |
 //! | [`control`] | the control socket: what needs the running server | the network |
 //! | [`config`] | every option declared once; flags, environment and file become one [`config::Config`]; all problems at once | what options do |
 //! | [`logging`] | the log, behind a bounded queue that never blocks a request | who logs |

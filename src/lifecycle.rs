@@ -44,7 +44,10 @@ struct Premises {
 /// With `config.daemonize` the calling process ends as soon as the one in the background serves.
 /// `environment` is where the service manager's directories are found.
 pub fn serve(config: Config, environment: &Environment) -> Result<(), Failure> {
-    check_daemonize(&config, environment)?;
+    if config.daemonize && config.log.file.is_none() {
+        let message = "daemonize: a process in the background has no terminal to log to: set log.file";
+        return Err(Failure { message: message.to_owned(), exit_code: 78 });
+    }
     // Client IDs are credentials: what this process makes is nobody else's to read.
     rustix::process::umask(Mode::from_raw_mode(0o027));
     let held = logging::install(&config.log).map_err(failure)?;
@@ -84,22 +87,6 @@ fn in_background(config: &Config, environment: &Environment, held: logging::Held
         background.failed(&failure.message);
     }
     served
-}
-
-fn check_daemonize(config: &Config, environment: &Environment) -> Result<(), Failure> {
-    if !config.daemonize {
-        return Ok(());
-    }
-    if environment.var("NOTIFY_SOCKET").is_some() {
-        let message =
-            "daemonize: a service manager that sets NOTIFY_SOCKET wants the program in the foreground";
-        return Err(Failure { message: message.to_owned(), exit_code: 64 });
-    }
-    if config.log.file.is_none() {
-        let message = "daemonize: a process in the background has no terminal to log to: set log.file";
-        return Err(Failure { message: message.to_owned(), exit_code: 78 });
-    }
-    Ok(())
 }
 
 /// Does everything that can fail for a reason outside of this program.

@@ -14,6 +14,7 @@ use crate::storage::sqlite::Sqlite;
 use crate::workers::{Threads, Workers};
 use crate::{control, listen, logging};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -43,8 +44,11 @@ pub fn run(
     let network = Builder::new_multi_thread().thread_name("network").enable_all().build();
     let network = network.map_err(cannot_start)?;
     let main = Builder::new_current_thread().enable_all().build().map_err(cannot_start)?;
+    let mut signals = {
+        let _context = main.enter();
+        Signals::new().map_err(cannot_start)?
+    };
     main.block_on(async {
-        let mut signals = Signals::new().map_err(cannot_start)?;
         let urls: Vec<_> = listeners.iter().map(|listener| listener.url(&config.base_path)).collect();
         let status = format!("serving at {}", urls.join(" "));
         let app = Arc::new(App::new(config, workers.clone()));
@@ -62,8 +66,10 @@ pub fn run(
         notify::stopping();
         // The receiver is gone where serving has ended by itself.
         let _ = stop.send(true);
+        // Pinned here, so that the second signal does not drop it: it holds a runtime.
+        let mut down = pin!(go_down(serving, config.limits.shutdown_timeout, network, threads, storage));
         tokio::select! {
-            () = go_down(serving, config.limits.shutdown_timeout, network, threads, storage) => ended,
+            () = &mut down => ended,
             signal = signals.stop() => exit_at_once(signal, log),
         }
     })

@@ -88,9 +88,12 @@ fn with_buffer<T: Default, R>(buffer: &'static LocalKey<Cell<T>>, work: impl FnO
     result
 }
 
-/// The module's name without this program's own.
+/// The room's name alone, for what this program logs.
 fn short(target: &str) -> &str {
-    target.strip_prefix("sync_server::").unwrap_or(target)
+    match target.strip_prefix("sync_server::") {
+        Some(module) => module.split("::").next().unwrap_or(module),
+        None => target,
+    }
 }
 
 fn now() -> impl fmt::Display {
@@ -306,8 +309,8 @@ mod tests {
     }
 
     #[test]
-    fn a_text_line_has_level_module_message_and_fields() {
-        assert_eq!(text("hello", "value"), "[INFO] http::wire: hello key=value bytes=7 yes=true\n");
+    fn a_text_line_has_level_room_message_and_fields() {
+        assert_eq!(text("hello", "value"), "[INFO] http: hello key=value bytes=7 yes=true\n");
     }
 
     #[test]
@@ -325,7 +328,7 @@ mod tests {
         let line = text("a\nb\r\x1b[1m\u{85}\u{2028}\u{202e}é", "x\ny");
         assert_eq!(
             line,
-            "[INFO] http::wire: a\\nb\\r\\u{1b}[1m\\u{85}\\u{2028}\\u{202e}é key=\"x\\ny\" bytes=7 yes=true\n"
+            "[INFO] http: a\\nb\\r\\u{1b}[1m\\u{85}\\u{2028}\\u{202e}é key=\"x\\ny\" bytes=7 yes=true\n"
         );
     }
 
@@ -334,7 +337,7 @@ mod tests {
         let line = json("he said \"no\"\n", "a b");
         assert_eq!(line["message"], "he said \"no\"\n");
         assert_eq!(line["level"], "INFO");
-        assert_eq!(line["target"], "http::wire");
+        assert_eq!(line["target"], "http");
         assert_eq!(line["key"], "a b");
         assert_eq!(line["bytes"], 7);
         assert_eq!(line["yes"], true);
@@ -363,6 +366,6 @@ mod tests {
         let outer = Text::new(Box::new(move |line| sender.send(line.to_vec()).expect("a receiver")));
         outer.log(&Record::builder().args(format_args!("before {Talkative} after")).build());
         let line = String::from_utf8(lines.recv().expect("a line")).expect("UTF-8");
-        assert!(line.contains("before [INFO] http::wire: inner") && line.ends_with("after\n"), "{line}");
+        assert!(line.contains("before [INFO] http: inner") && line.ends_with("after\n"), "{line}");
     }
 }

@@ -1,12 +1,11 @@
 //! What went wrong, in words that help whoever runs the server: the file, who owns it, who we are,
 //! and the command that helps.
 
-use crate::storage::{Error, Kind, Result};
+use crate::storage::{Error, Kind, Result, owner};
 use rusqlite::ErrorCode;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use std::fmt::Display;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Adds to a failure what was being done, and on which file.
@@ -108,27 +107,13 @@ fn why_not_writable(file: &Path, directory: &Path) -> Option<String> {
             file.display(),
             directory.display()
         )),
-        Err(_) => Some(format!("{}: `{}`", whose(file), chown(directory))),
+        Err(_) => Some(format!(
+            "{}; this gives it to this process: {}",
+            owner::whose(file),
+            owner::chown(directory)
+        )),
         Ok(()) => None,
     }
-}
-
-fn whose(file: &Path) -> String {
-    let us = rustix::process::geteuid().as_raw();
-    match file.metadata() {
-        Ok(data) => format!(
-            "{} belongs to uid {} with mode {:04o}, and this process is uid {us}, which may not write it",
-            file.display(),
-            data.uid(),
-            data.mode() & 0o7777
-        ),
-        Err(error) => format!("{} cannot be looked at by uid {us} ({error})", file.display()),
-    }
-}
-
-fn chown(directory: &Path) -> String {
-    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    format!("chown -R {user}:{group} {}", directory.display())
 }
 
 fn directory(path: &Path) -> &Path {
