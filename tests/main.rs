@@ -1,6 +1,11 @@
 //! Drives the real program from outside: over sockets, signals, files and exit codes.
 
+mod adoption;
+mod chain;
+mod clients;
 mod config;
+mod crash;
+mod faults;
 mod house;
 mod lifecycle;
 mod limits;

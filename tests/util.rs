@@ -1,7 +1,7 @@
 //! Starts the real program on a free port in a directory of its own, and talks to it in raw bytes.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -186,15 +186,7 @@ impl Connection {
     }
 
     pub fn send_head(&mut self, method: &str, path: &str, headers: &[(&str, &str)], length: usize) {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        if length > 0 || method == "POST" {
-            head.push_str(&format!("Content-Length: {length}\r\n"));
-        }
-        head.push_str("\r\n");
-        self.send(head.as_bytes());
+        self.send(head(method, path, headers, length).as_bytes());
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
@@ -203,28 +195,49 @@ impl Connection {
 
     /// Reads one answer with its body, by `Content-Length` or chunks.
     pub fn response(&mut self) -> Response {
-        let mut response = self.response_head();
-        if response.status == 100 || response.status == 204 {
-            return response;
-        }
-        if response.header("transfer-encoding") == Some("chunked") {
-            response.body = self.chunks();
-        } else if let Some(length) = response.header("content-length") {
-            response.body = vec![0; length.parse().expect("a length")];
-            self.reader.read_exact(&mut response.body).expect("the whole body arrives");
-        }
-        response
+        self.try_response().expect("a whole answer arrives")
     }
 
     pub fn response_head(&mut self) -> Response {
-        let status_line = self.line();
+        self.try_response_head().expect("an answer arrives")
+    }
+
+    /// A request to a server that may die meanwhile.
+    pub fn try_request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Response> {
+        self.stream.write_all(head(method, path, headers, body.len()).as_bytes())?;
+        self.stream.write_all(body)?;
+        self.try_response()
+    }
+
+    fn try_response(&mut self) -> io::Result<Response> {
+        let mut response = self.try_response_head()?;
+        if response.status == 100 || response.status == 204 {
+            return Ok(response);
+        }
+        if response.header("transfer-encoding") == Some("chunked") {
+            response.body = self.chunks()?;
+        } else if let Some(length) = response.header("content-length") {
+            response.body = vec![0; length.parse().expect("a length")];
+            self.reader.read_exact(&mut response.body)?;
+        }
+        Ok(response)
+    }
+
+    fn try_response_head(&mut self) -> io::Result<Response> {
+        let status_line = self.line()?;
         let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.unwrap_or_else(|| panic!("no status line: {status_line:?}"));
         let mut headers = BTreeMap::new();
         loop {
-            let line = self.line();
+            let line = self.line()?;
             if line.is_empty() {
-                return Response { status, headers, body: Vec::new() };
+                return Ok(Response { status, headers, body: Vec::new() });
             }
             let (name, value) = line.split_once(": ").unwrap_or_else(|| panic!("no header: {line:?}"));
             headers.insert(name.to_ascii_lowercase(), value.to_owned());
@@ -236,25 +249,41 @@ impl Connection {
         matches!(self.reader.fill_buf(), Ok([]) | Err(_))
     }
 
-    fn chunks(&mut self) -> Vec<u8> {
+    fn chunks(&mut self) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         loop {
-            let size = usize::from_str_radix(&self.line(), 16).expect("a chunk size");
+            let size = usize::from_str_radix(&self.line()?, 16).expect("a chunk size");
             let mut chunk = vec![0; size];
-            self.reader.read_exact(&mut chunk).expect("the whole chunk arrives");
-            assert_eq!(self.line(), "");
+            self.reader.read_exact(&mut chunk)?;
+            assert_eq!(self.line()?, "");
             if size == 0 {
-                return body;
+                return Ok(body);
             }
             body.extend(chunk);
         }
     }
 
-    fn line(&mut self) -> String {
+    /// One line without its end; the end of the connection is an error.
+    fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
-        self.reader.read_line(&mut line).expect("an answer arrives");
-        line.trim_end().to_owned()
+        self.reader.read_line(&mut line)?;
+        if !line.ends_with('\n') {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.trim_end().to_owned())
     }
+}
+
+fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> String {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if length > 0 || method == "POST" {
+        head.push_str(&format!("Content-Length: {length}\r\n"));
+    }
+    head.push_str("\r\n");
+    head
 }
 
 /// An answer, header names in lower case.
@@ -297,14 +326,13 @@ impl Replica {
     }
 
     pub fn add_version(&mut self, parent: &str, segment: &[u8]) -> Response {
+        self.try_add_version(parent, segment).expect("the version is answered")
+    }
+
+    pub fn try_add_version(&mut self, parent: &str, segment: &[u8]) -> io::Result<Response> {
         let path = format!("/v1/client/add-version/{parent}");
-        let client = self.client.clone();
-        self.connection.request(
-            "POST",
-            &path,
-            &[("X-Client-Id", &client), ("Content-Type", SEGMENT)],
-            segment,
-        )
+        let headers = [("X-Client-Id", self.client.as_str()), ("Content-Type", SEGMENT)];
+        self.connection.try_request("POST", &path, &headers, segment)
     }
 
     pub fn child_version(&mut self, parent: &str) -> Response {
@@ -314,18 +342,89 @@ impl Replica {
     }
 
     pub fn add_snapshot(&mut self, version: &str, snapshot: &[u8]) -> Response {
+        self.try_add_snapshot(version, snapshot).expect("the snapshot is answered")
+    }
+
+    pub fn try_add_snapshot(&mut self, version: &str, snapshot: &[u8]) -> io::Result<Response> {
         let path = format!("/v1/client/add-snapshot/{version}");
-        let client = self.client.clone();
-        self.connection.request(
-            "POST",
-            &path,
-            &[("X-Client-Id", &client), ("Content-Type", SNAPSHOT)],
-            snapshot,
-        )
+        let headers = [("X-Client-Id", self.client.as_str()), ("Content-Type", SNAPSHOT)];
+        self.connection.try_request("POST", &path, &headers, snapshot)
+    }
+
+    /// Every version that follows `parent`: parent, ID and segment, in order.
+    pub fn walk(&mut self, parent: &str) -> Vec<(String, String, Vec<u8>)> {
+        let mut chain: Vec<(String, String, Vec<u8>)> = Vec::new();
+        loop {
+            let parent = chain.last().map_or(parent, |(_, id, _)| id).to_owned();
+            let response = self.child_version(&parent);
+            if response.status != 200 {
+                assert_eq!(response.status, 404, "the chain's end: {response:?}");
+                return chain;
+            }
+            assert_eq!(response.header("x-parent-version-id"), Some(parent.as_str()));
+            chain.push((parent, response.version(), response.body));
+        }
     }
 
     pub fn snapshot(&mut self) -> Response {
         let client = self.client.clone();
         self.connection.request("GET", "/v1/client/snapshot", &[("X-Client-Id", &client)], b"")
     }
+}
+
+/// Reproducible chance. The seed is printed; `SYNC_SERVER_TEST_SEED` sets it.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(purpose: &str) -> Random {
+        let given = std::env::var("SYNC_SERVER_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = given.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
+        eprintln!("{purpose}: SYNC_SERVER_TEST_SEED={seed}");
+        Random(seed)
+    }
+
+    /// For a thread, so that its numbers do not depend on how fast the others run.
+    pub fn split(&mut self) -> Random {
+        Random(self.next())
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| self.next() as u8).collect()
+    }
+
+    /// The generator "splitmix64".
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// `rounds` in an ordinary run, `many` in a soak.
+pub fn soak(rounds: usize, many: usize) -> usize {
+    if std::env::var_os("SYNC_SERVER_TEST_SOAK").is_some() { many } else { rounds }
+}
+
+/// What `tests/run` put under the build directory for the tests; `None`, after a word about it,
+/// where it is missing.
+pub fn tool(name: &str, path: &str) -> Option<PathBuf> {
+    let tools = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("test-tools");
+    let tool = tools.join(path);
+    if tool.exists() {
+        return Some(tool);
+    }
+    skip(&format!("{name} is not at {}; `tests/run` puts it there", tool.display()));
+    None
+}
+
+/// Says why a test cannot run here. Where everything must run, as under `tests/run`, that is a failure.
+pub fn skip(reason: &str) {
+    assert!(std::env::var_os("SYNC_SERVER_TEST_REQUIRE_TOOLS").is_none(), "{reason}");
+    eprintln!("skipped: {reason}");
 }

@@ -120,6 +120,14 @@ pub async fn repeat_after(
     Ok(samples)
 }
 
+/// [`repeat`] as a task of its own.
+pub async fn repeat_owned(
+    window: Window,
+    step: impl AsyncFnMut() -> Result<()> + 'static,
+) -> Result<Samples> {
+    repeat(window, step).await
+}
+
 /// The samples of all connections as one.
 pub fn join(all: Vec<Samples>) -> Result<Samples> {
     let joined = all.into_iter().reduce(|mut joined, one| {

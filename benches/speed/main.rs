@@ -12,6 +12,10 @@
 //! would write it, without a reader that takes part of the processor. A server named by `--address`
 //! runs already; what needs its process or its database is left out for it.
 //!
+//! A command's environment is empty but for PATH: where a server logs only when a variable says so,
+//! `--compare NAME='env RUST_LOG=info PROGRAM …'` measures it with its log. `{port}` is a free port and
+//! `{dir}` an empty directory; the first word is run as it is, without a shell.
+//!
 //! Two yardsticks run in between: a bare hyper server, in a process of its own with the same
 //! library versions, and a loop of 4 KiB appends with `fdatasync`. The load comes from one thread
 //! with prebuilt requests and next to no parsing, because it shares the processors with the server;
@@ -22,6 +26,7 @@
 //! server is: for times and sizes, how many times less.
 
 mod bare;
+mod clients;
 mod disk;
 mod load;
 mod measurements;

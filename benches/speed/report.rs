@@ -64,6 +64,7 @@ impl Report {
     fn take(&mut self, one: &Measurement, column: usize, measured: Result<Vec<Figure>>) {
         let name = &self.columns[column];
         match measured {
+            Ok(figures) if figures.is_empty() => eprintln!("{}: {name}: not possible here", one.name),
             Ok(figures) => {
                 let texts: Vec<_> =
                     figures.iter().map(|it| format!("{} {}", shown(it.value), it.label)).collect();

@@ -254,7 +254,12 @@ impl App {
                     Dropped::NotRecent => "it is for none of the client's last five versions",
                 }
             ),
-            Err(failure) => log::error!("{} for client {client:?} failed: {}", Shown(path), reason(failure)),
+            Err(Failure::Storage(error)) => {
+                log::error!("{} failed for client {client:?}: {error}", Shown(path));
+            }
+            Err(failure) => {
+                log::warn!("{} was put off for client {client:?}: {}", Shown(path), reason(failure));
+            }
             Ok(_) => {}
         }
         match result {
