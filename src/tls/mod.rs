@@ -19,7 +19,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 /// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Makes TLS connections of TCP connections, with the files' latest usable content.
 pub struct Acceptor {
