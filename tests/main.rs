@@ -10,5 +10,6 @@ mod house;
 mod lifecycle;
 mod limits;
 mod tls;
+mod logging;
 mod util;
 mod wire;
