@@ -9,7 +9,7 @@ mod faults;
 mod house;
 mod lifecycle;
 mod limits;
-mod tls;
 mod logging;
+mod tls;
 mod util;
 mod wire;

@@ -240,12 +240,12 @@ fn older_versions_and_other_protocols_are_refused() {
     }
     let mut client = authority.client();
     client.alpn_protocols = vec![b"h2".to_vec()];
-    let error = shake_hands(&server, &Arc::new(client.clone())).err().expect("nothing in common");
+    let error = shake_hands(&server, &Arc::new(client.clone())).map(drop).expect_err("nothing in common");
     assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
     client.alpn_protocols.clear();
     assert!(is_served(&mut secure(&server, client)), "ALPN is no duty");
     let stranger = Authority::new().client();
-    shake_hands(&server, &Arc::new(stranger)).err().expect("this authority is not trusted");
+    shake_hands(&server, &Arc::new(stranger)).map(drop).expect_err("this authority is not trusted");
     server.log().wait_for("handshake with 127.0.0.1:");
 }
 
@@ -509,7 +509,8 @@ fn tls_at_the_http_door_is_closed_cleanly() {
     let authority = Authority::new();
     let server = Server::start(&[]);
     for _ in 0..3 {
-        let error = shake_hands(&server, &Arc::new(authority.client())).err().expect("there is no TLS");
+        let error =
+            shake_hands(&server, &Arc::new(authority.client())).map(drop).expect_err("there is no TLS");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
     }
     let line = server.log().wait_for("speaks TLS");

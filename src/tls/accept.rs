@@ -12,7 +12,7 @@ use tokio_rustls::server::TlsStream;
 
 /// What came of a connection.
 enum Arrival {
-    Secure(TlsStream<TcpStream>),
+    Secure(Box<TlsStream<TcpStream>>),
     /// HTTP without TLS, of which nothing has been read yet.
     Plain(TcpStream),
 }
@@ -45,7 +45,7 @@ impl Acceptor {
             return Ok(Arrival::Plain(stream));
         }
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
-        Ok(Arrival::Secure(hello.into_stream(self.current()).await?))
+        Ok(Arrival::Secure(Box::new(hello.into_stream(self.current()).await?)))
     }
 
     fn warn_of_plain(&self, peer: Peer) {
