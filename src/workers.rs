@@ -1,7 +1,9 @@
 //! The one place where async meets blocking: named threads behind bounded queues.
 //!
-//! Reads run on threads of their own, so that a cold disk never holds up the network. Writes run
-//! on one thread that commits whatever is queued in one transaction: while one commit waits for
+//! A read that the page cache can answer takes some microseconds, less than it takes to wake a
+//! thread, so reads run where they are asked. As soon as one turns out slow, the disk is cold or
+//! busy, and for a while all reads go to threads of their own, so that it does not hold up the
+//! network. Large bodies always do. Writes run on one thread that commits whatever is queued in one transaction: while one commit waits for
 //! the disk, the next group gathers. There is no timer, so an idle server adds no latency.
 //! Nothing is answered before the commit that contains it.
 
@@ -11,16 +13,23 @@ use crate::storage::{Error, Kind, Result, Storage};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 /// Jobs that may wait in each queue. Above it a caller gets [`Failure::Busy`].
 const QUEUE: usize = 4096;
 
-/// Threads that answer reads of small bodies.
+/// Threads that answer reads of small bodies while the disk is slow.
 const READERS: usize = 2;
+
+/// A read that takes longer has waited for the disk.
+const SLOW_READ: Duration = Duration::from_millis(1);
+
+/// How long reads go to threads of their own after one that was slow.
+const SLOW_SPELL: Duration = Duration::from_millis(500);
 
 /// A body of this many bytes or more is moved by itself: it would hold up those that share its
 /// transaction, and on the reading side the thread that they wait for.
@@ -36,6 +45,16 @@ pub struct Workers {
     reads: Sender<Job<Read>>,
     large_reads: Sender<Job<Read>>,
     writes: Sender<Job<Write>>,
+    here: Arc<Here>,
+}
+
+/// What answers reads where they are asked.
+struct Here {
+    storage: Arc<dyn Storage>,
+    policy: Policy,
+    start: Instant,
+    /// Until when the disk counts as slow, in microseconds since the start.
+    slow_until: AtomicU64,
 }
 
 /// The threads, to be joined once every [`Workers`] is gone.
@@ -64,20 +83,23 @@ impl Workers {
         let (reads, read_jobs) = bounded(QUEUE);
         let (large_reads, large_jobs) = bounded(QUEUE);
         let (writes, write_jobs) = bounded(QUEUE);
+        let here =
+            Here { storage: storage.clone(), policy, start: Instant::now(), slow_until: AtomicU64::new(0) };
         let mut threads = Vec::new();
         for n in 0..READERS {
             threads.push(reader(format!("reader-{n}"), storage.clone(), policy, read_jobs.clone())?);
         }
         threads.push(reader("reader-large".to_owned(), storage.clone(), policy, large_jobs)?);
         threads.push(spawn("writer".to_owned(), move || write_all(&*storage, &policy, &write_jobs))?);
-        Ok((Workers { reads, large_reads, writes }, Threads(threads)))
+        Ok((Workers { reads, large_reads, writes, here: Arc::new(here) }, Threads(threads)))
     }
 
     /// Answers one request. A write is durable when its outcome arrives.
     pub async fn call(&self, request: Request) -> std::result::Result<Outcome, Failure> {
         match request {
             Request::Read(read) if room(&read) >= LARGE => send(&self.large_reads, Some(read)).await,
-            Request::Read(read) => send(&self.reads, Some(read)).await,
+            Request::Read(read) if self.here.is_slow() => send(&self.reads, Some(read)).await,
+            Request::Read(read) => self.here.answer(&read).map_err(Failure::Storage),
             Request::Write(write) => send(&self.writes, Some(write)).await,
         }
     }
@@ -89,6 +111,27 @@ impl Workers {
         let read = send(&self.reads, Some(Read::GetChildVersion { client, parent, room: 0 }));
         let (read, written) = tokio::join!(read, send(&self.writes, None));
         read.and(written).map(|_| ())
+    }
+}
+
+impl Here {
+    fn is_slow(&self) -> bool {
+        self.slow_until.load(Relaxed) > self.micros()
+    }
+
+    fn answer(&self, read: &Read) -> Result<Outcome> {
+        let began = self.micros();
+        let run = || self.storage.reading(|reader| service::read(reader, &self.policy, read));
+        let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(panicked()));
+        let ended = self.micros();
+        if ended - began > SLOW_READ.as_micros() as u64 {
+            self.slow_until.store(ended + SLOW_SPELL.as_micros() as u64, Relaxed);
+        }
+        outcome
+    }
+
+    fn micros(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
     }
 }
 
