@@ -79,12 +79,11 @@ impl Held {
 impl Handle {
     /// Opens the log file anew, after a rotation moved the old one away. What was logged before
     /// goes to the old file, which stays in use where this fails. Without a log file there is
-    /// nothing to do.
-    pub fn reopen(&self) -> Result<(), String> {
-        if let Some(path) = &self.file {
-            self.queue.redirect(Box::new(open(path)?));
-        }
-        Ok(())
+    /// nothing to do, which `false` says.
+    pub fn reopen(&self) -> Result<bool, String> {
+        let Some(path) = &self.file else { return Ok(false) };
+        self.queue.redirect(Box::new(open(path)?));
+        Ok(true)
     }
 
     /// Writes what is queued and ends the log, but waits no longer than `patience` for an output

@@ -16,7 +16,7 @@ use crate::{control, listen, logging};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -24,6 +24,10 @@ use tokio::task::JoinHandle;
 
 /// How long the network's tasks may take to notice that they were cancelled.
 const CANCEL: Duration = Duration::from_secs(2);
+
+/// The same signal once more within this time is the first one's echo: whoever signals a process
+/// and then its whole group, as `timeout` does, means one.
+const ECHO: Duration = Duration::from_millis(500);
 
 /// How long a second signal waits for its line to be written.
 const LAST_WORD: Duration = Duration::from_millis(200);
@@ -63,31 +67,32 @@ pub fn run(
         notify::ready(&status);
         ready();
         let ended = attend(&mut signals, &mut serving, log, &status).await;
+        let first = ended.as_ref().ok().copied();
         notify::stopping();
         // The receiver is gone where serving has ended by itself.
         let _ = stop.send(true);
         // Pinned here, so that the second signal does not drop it: it holds a runtime.
         let mut down = pin!(go_down(serving, config.limits.shutdown_timeout, network, threads, storage));
         tokio::select! {
-            () = &mut down => ended,
-            signal = signals.stop() => exit_at_once(signal, log),
+            () = &mut down => ended.map(|_| ()),
+            signal = signals.second(first) => exit_at_once(signal, log),
         }
     })
 }
 
-/// Follows signals until one asks for the end.
+/// Follows signals until one asks for the end, and returns that.
 async fn attend(
     signals: &mut Signals,
     serving: &mut JoinHandle<()>,
     log: &logging::Handle,
     status: &str,
-) -> Result<(), Failure> {
+) -> Result<SignalKind, Failure> {
     loop {
         tokio::select! {
             signal = signals.next() => {
                 if signal != SignalKind::hangup() {
                     log::info!("stopping: {} was received", name(signal));
-                    return Ok(());
+                    return Ok(signal);
                 }
                 // The outcome is in the log: a signal has nobody else to tell it.
                 let _ = reload(log, status);
@@ -105,11 +110,12 @@ fn reload(log: &logging::Handle, status: &str) -> Result<String, String> {
     notify::reloading();
     let reopened = log.reopen();
     match &reopened {
-        Ok(()) => log::info!("reloaded: the log file is open anew"),
+        Ok(true) => log::info!("reloaded: the log file is open anew"),
+        Ok(false) => log::info!("reloaded: there is no log file to open anew"),
         Err(error) => log::error!("not reloaded, the old log file stays in use: {error}"),
     }
     notify::ready(status);
-    reopened.map(|()| "reloaded".to_owned())
+    reopened.map(|_| "reloaded".to_owned())
 }
 
 /// Without the socket the server serves as well as with it, and some file systems have no sockets:
@@ -187,11 +193,13 @@ impl Signals {
         }
     }
 
-    /// The next that asks for the end.
-    async fn stop(&mut self) -> SignalKind {
+    /// The next that asks for the end, where `first` did just now.
+    async fn second(&mut self, first: Option<SignalKind>) -> SignalKind {
+        let began = Instant::now();
         loop {
             let signal = self.next().await;
-            if signal != SignalKind::hangup() {
+            let is_echo = first == Some(signal) && began.elapsed() < ECHO;
+            if signal != SignalKind::hangup() && !is_echo {
                 return signal;
             }
         }
