@@ -26,6 +26,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Readers that may be open at once: one for each thread that reads, and one to spare.
 const READERS: u32 = 4;
 
+/// How long a reader waits for a connection, which is there unless it cannot be opened: the reason
+/// must come before whoever asks gives up.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Pages in the WAL that are worth a checkpoint: four times SQLite's own figure makes them fewer
 /// and, as pages are written more than once between two of them, smaller altogether.
 const CHECKPOINT_PAGES: i64 = 4_000;
@@ -176,7 +180,9 @@ fn open_readers(path: &Path) -> Result<r2d2::Pool<SqliteConnectionManager>> {
         .max_lifetime(None)
         // The manager's check costs a statement for every read and finds nothing in a file.
         .test_on_check_out(false)
-        .connection_timeout(BUSY_TIMEOUT)
+        .connection_timeout(OPEN_TIMEOUT)
+        // Whoever waits is told the error, with what helps.
+        .error_handler(Box::new(r2d2::NopErrorHandler))
         .build(manager)
         .map_err(|error| fault::of_pool(&error, path))
 }
