@@ -66,9 +66,7 @@ impl Question {
             |endpoint: &&Endpoint| config.tls.client_ca.is_none() || matches!(endpoint, Endpoint::Unix(_));
         let whom = match (config.listen.iter().find(can_ask), &config.tls.cert) {
             (Some(Endpoint::Tcp(address)), None) => Whom::Tcp(address.clone()),
-            (Some(Endpoint::Tcp(address)), Some(cert)) => {
-                Whom::Tls(address.clone(), Trust::Holder(cert.clone()))
-            }
+            (Some(Endpoint::Tcp(address)), Some(_)) => Whom::Tls(address.clone(), Trust::Anyone),
             (Some(Endpoint::Unix(path)), _) => Whom::Unix(path.clone()),
             (None, _) => {
                 return Err(

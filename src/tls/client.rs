@@ -16,8 +16,9 @@ use std::sync::Arc;
 /// Who is believed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Trust {
-    /// Whoever holds the key to the first certificate in this file, whatever names and dates it has.
-    Holder(PathBuf),
+    /// Whoever answers. For a listener of one's own: nothing secret is said there, and whether it
+    /// serves does not hang on what its certificate's file holds by now.
+    Anyone,
     /// Who can show a certificate from a public authority for the host's name; and the holder of
     /// the key to the one in this file.
     Public(Option<PathBuf>),
@@ -38,27 +39,25 @@ pub fn connect(stream: TcpStream, host: &str, trust: &Trust) -> Result<impl Read
     Ok(StreamOwned::new(session, stream))
 }
 
-/// Knows one certificate by sight, and asks the public authorities about others, if at all.
+/// Knows one certificate by sight, if any, and asks the public authorities about others, if at all.
 #[derive(Debug)]
 struct Verifier {
     known: Option<CertificateDer<'static>>,
+    /// `None`: everyone is believed.
     public: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
 }
 
 impl Verifier {
     fn new(trust: &Trust, provider: Arc<CryptoProvider>) -> Result<Verifier, String> {
-        let (path, is_public) = match trust {
-            Trust::Holder(path) => (Some(path), false),
-            Trust::Public(path) => (path.as_ref(), true),
+        let Trust::Public(path) = trust else {
+            return Ok(Verifier { known: None, public: None, provider });
         };
-        let chain = path.map(|path| pem::certificates("tls.cert", path)).transpose()?;
+        let chain = path.as_ref().map(|path| pem::certificates("tls.cert", path)).transpose()?;
         let known = chain.and_then(|chain| chain.into_iter().next());
-        let public = is_public.then(|| {
-            let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()
-        });
-        let public = public.transpose().map_err(|error| error.to_string())?;
+        let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        let public = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
+        let public = Some(public.map_err(|error| error.to_string())?);
         Ok(Verifier { known, public, provider })
     }
 }
@@ -75,9 +74,7 @@ impl ServerCertVerifier for Verifier {
         match &self.public {
             _ if self.known.as_ref() == Some(end_entity) => Ok(ServerCertVerified::assertion()),
             Some(public) => public.verify_server_cert(end_entity, intermediates, host, ocsp, now),
-            None => {
-                Err(Error::General("the server shows another certificate than tls.cert holds".to_owned()))
-            }
+            None => Ok(ServerCertVerified::assertion()),
         }
     }
 
