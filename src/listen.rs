@@ -490,7 +490,7 @@ mod tests {
     #[test]
     fn an_address_that_is_asked_for_twice_is_not_said_to_be_someone_elses() {
         let free = bind(&[tcp("127.0.0.1:0")]).unwrap();
-        let port = free[0].url("").rsplit(':').next().unwrap().to_owned();
+        let port = free[0].url("http", "").rsplit(':').next().unwrap().to_owned();
         drop(free);
         for first in ["127.0.0.1", "0.0.0.0"] {
             let twice = [tcp(&format!("{first}:{port}")), tcp(&format!("127.0.0.1:{port}"))];

@@ -12,6 +12,7 @@ use crate::config::{self, LogFormat};
 use line::{Json, Sink, Text};
 use log::{Log, Metadata, Record};
 use queue::{Output, Queue};
+use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -157,8 +158,18 @@ fn filter(directives: &str) -> Result<env_filter::Filter, String> {
 
 /// Readable by the group, so that an operator need not be root to read it.
 fn open(path: &Path) -> Result<File, String> {
-    let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
-    file.map_err(|error| format!("cannot open the log file {}: {error}", path.display()))
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o640);
+    // A pipe that nobody reads is an error: to wait for its reader would hold up the start, or a reload.
+    options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    options.open(path).map_err(|error| {
+        let uid = rustix::process::geteuid().as_raw();
+        format!(
+            "cannot open the log file {}: {error}; uid {uid} must be able to write it: correct that, or name another \
+             with log.file",
+            path.display()
+        )
+    })
 }
 
 /// The line that takes the place of lines that were lost.

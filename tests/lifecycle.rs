@@ -564,9 +564,11 @@ fn what_goes_wrong_on_the_way_to_the_background_is_seen_on_the_terminal() {
     let dir = directory();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
+    assert!(Command::new("mkfifo").arg(dir.path().join("pipe")).status().expect("mkfifo runs").success());
     let cases: &[(&[&str], i32, &str)] = &[
         (&["--log-file", "log", "--listen", &address], 1, "address in use"),
         (&["--log-file", "missing/log"], 1, "cannot open the log file"),
+        (&["--log-file", "pipe"], 1, "cannot open the log file"),
         (&["--log-file", "log", "--pid-file", "missing/pid"], 1, "missing/pid"),
         (&[], 78, "log.file"),
     ];

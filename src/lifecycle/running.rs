@@ -129,8 +129,8 @@ impl OnDisk {
         notify::reloading();
         let mut failures = Vec::new();
         match self.log.reopen() {
-            Ok(true) => log::info!("reloaded: the log file is open anew"),
-            Ok(false) => log::info!("reloaded: there is no log file to open anew"),
+            Ok(true) => log::info!("the log file is open anew"),
+            Ok(false) => {}
             Err(error) => failures.push(format!("the old log file stays in use: {error}")),
         }
         match self.tls.as_ref().map(|tls| tls.reload()) {
@@ -142,7 +142,11 @@ impl OnDisk {
             log::error!("not reloaded, {failure}");
         }
         notify::ready(&self.status);
-        if failures.is_empty() { Ok("reloaded".to_owned()) } else { Err(failures.join("; ")) }
+        if !failures.is_empty() {
+            return Err(failures.join("; "));
+        }
+        log::info!("reloaded");
+        Ok("reloaded".to_owned())
     }
 
     /// Takes up what changes unasked.
