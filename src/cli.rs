@@ -116,10 +116,23 @@ fn serve(matches: &ArgMatches, environment: &Environment) -> Result<String, Refu
                     --daemonize out";
         return Err(Refusal { lines: vec![line.to_owned()], exit_code: USAGE });
     }
+    keep_log(&config)?;
     match lifecycle::serve(config, environment) {
         Ok(()) => Ok(String::new()),
-        Err(failure) => Err(Refusal { lines: vec![failure.message], exit_code: failure.exit_code }),
+        Err(failure) => {
+            let lines = failure.message.lines().map(str::to_owned).collect();
+            Err(Refusal { lines, exit_code: failure.exit_code })
+        }
     }
+}
+
+/// Refuses what would lose the log: a process in the background has no terminal.
+fn keep_log(config: &Config) -> Result<(), Refusal> {
+    if config.daemonize && config.log.file.is_none() {
+        let line = "daemonize: standard error is closed in the background; give log.file (LOG_FILE) as well";
+        return Err(Refusal { lines: vec![line.to_owned()], exit_code: CONFIGURATION });
+    }
+    Ok(())
 }
 
 fn reload(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusal> {
@@ -135,6 +148,7 @@ fn check_health(matches: &ArgMatches, environment: &Environment) -> Result<Strin
 
 fn check(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusal> {
     let config = resolve(matches, environment)?.config;
+    keep_log(&config)?;
     place::data_dir(&config, environment)
         .map_err(|problem| Refusal { lines: vec![problem], exit_code: CONFIGURATION })?;
     Ok(format!("{}ok\n", warnings(&config)))

@@ -234,7 +234,8 @@ fn relative_paths_are_meant_from_the_working_directory() {
 #[test]
 fn secrets_come_from_files_and_credentials_and_are_never_shown() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let path = write_secret(dir.path(), "client_id", &format!("{CLIENT}\n{OTHER}\n"), 0o600);
+    let ids = format!("# mine\n{CLIENT} # telephone and desk\n{OTHER}\n");
+    let path = write_secret(dir.path(), "client_id", &ids, 0o600);
     let credential = [("CREDENTIALS_DIRECTORY", dir.path().to_str().expect("plain text"))];
     let named = [("CLIENT_ID_FILE", path.to_str().expect("plain text"))];
     let masked = r#"["********", "********"]"#;
@@ -304,6 +305,25 @@ fn a_data_directory_that_nobody_can_choose_is_a_problem_of_the_configuration() {
     assert_eq!(output.status.code(), Some(78));
     let told = stderr(&output);
     assert!(told.contains(&state.display().to_string()) && told.contains("DATA_DIR"), "{told}");
+}
+
+#[test]
+fn what_serve_would_refuse_is_no_valid_configuration() {
+    for args in [["config", "check"].as_slice(), &["serve"]] {
+        let output = sync_server(&[("DAEMONIZE", "yes")], args);
+        assert_eq!(output.status.code(), Some(78), "{args:?}");
+        assert!(stderr(&output).contains("LOG_FILE"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn problems_of_the_file_are_told_in_the_order_of_its_lines() {
+    let (_dir, path) = file("zebra = 1\nant = 2\n[log]\nmouse = 3\ncat = 4\n");
+    let output = sync_server(&[("CONFIG", path.as_str())], &["config", "check"]);
+    let told = stderr(&output);
+    let lines: Vec<&str> =
+        told.lines().filter_map(|line| line.split(" line ").nth(1)?.split(':').next()).collect();
+    assert_eq!(lines, ["1", "2", "4", "5"], "{told}");
 }
 
 #[test]

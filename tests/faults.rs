@@ -125,6 +125,44 @@ fn too_little_space_for_the_copy_is_told_with_what_is_needed_and_the_options() {
 }
 
 #[test]
+fn a_disk_without_any_space_is_told_at_the_start() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let length = fixture().metadata().expect("the fixture is there").len();
+    let file_system = format!(
+        r#"mount -t tmpfs -o size={} tmpfs "$1" && cp "{}" "$1" && ! cat /dev/zero >"$1/rest" 2>/dev/null"#,
+        length + 8192,
+        fixture().display()
+    );
+    let Some(command) = with_mounts(&file_system, dir.path()) else { return };
+    expect(&refusal(command, dir.path()), &[&shown(dir.path()), "no space", "df -h"]);
+}
+
+#[test]
+fn something_else_in_the_place_of_the_database_is_named_and_left_alone() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join(DATABASE);
+    fs::create_dir(&file).expect("a directory");
+    expect(&refusal(program(), dir.path()), &[&shown(&file), "a directory is in the file's place"]);
+    fs::remove_dir(&file).expect("it is empty");
+    let target = dir.path().join("elsewhere");
+    std::os::unix::fs::symlink(&target, &file).expect("a link");
+    expect(&refusal(program(), dir.path()), &[&shown(&file), "a link that leads nowhere"]);
+    assert!(!target.exists());
+}
+
+#[test]
+fn a_database_that_its_owner_may_not_write_is_named_with_the_command() {
+    let user = User::without_rights();
+    let dir = user.directory();
+    let file = dir.path().join(DATABASE);
+    fs::copy(fixture(), &file).expect("a copy");
+    set_mode(&file, 0o400);
+    user.own(&file);
+    user.own(dir.path());
+    expect(&refusal(user.program(), dir.path()), &[&shown(&file), "chmod -R u+rwX"]);
+}
+
+#[test]
 fn files_that_become_immutable_refuse_adds_until_they_can_be_written_again() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let server = Server::start_in(dir.path(), &[]);

@@ -144,7 +144,8 @@ fn surroundings(setting: &Setting, sources: &Sources) -> Result<Option<(Origin, 
         let text = secret.file.text.as_ref().map_err(|why| {
             format!("{} ({}): {why}; correct the path or the file's permissions", setting.key, secret.origin)
         })?;
-        let lines = text.split_whitespace().flat_map(|text| split(setting, text)).collect();
+        let lines = text.lines().map(|line| remark_off(setting, line));
+        let lines = lines.flat_map(str::split_whitespace).flat_map(|text| split(setting, text)).collect();
         given.push((secret.origin.clone(), lines));
     }
     if given.len() > 1 {
@@ -156,6 +157,14 @@ fn surroundings(setting: &Setting, sources: &Sources) -> Result<Option<(Origin, 
         ));
     }
     Ok(given.pop())
+}
+
+/// A list of many may say whose each one is, behind a `#`; a single secret may contain one.
+fn remark_off<'a>(setting: &Setting, line: &'a str) -> &'a str {
+    match line.split_once('#') {
+        Some((value, _)) if setting.kind.shape == Shape::List => value,
+        _ => line,
+    }
 }
 
 fn split(setting: &Setting, text: &str) -> Vec<String> {

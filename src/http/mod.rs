@@ -256,8 +256,11 @@ impl App {
             Ok(Outcome::SnapshotDropped(dropped)) => log::warn!(
                 "a snapshot of client {client:?} was dropped: {}",
                 match dropped {
-                    Dropped::OlderThanHeld => "the held one is for a later version",
-                    Dropped::NotRecent => "it is for none of the client's last five versions",
+                    Dropped::OlderThanHeld => "the held one is for a later version; nothing needs to be done",
+                    Dropped::NotRecent => {
+                        "it is for none of the client's last five versions. Nothing is lost, and another will be \
+                         asked for; if this happens again and again, let one device sync while the others do not"
+                    }
                 }
             ),
             Err(Failure::Storage(error)) => {

@@ -51,7 +51,8 @@ fn clients(config: &Config) -> String {
     match &config.client_id {
         None => format!("clients that are not known yet {creates}"),
         Some(allowed) => {
-            format!("{} clients may use this server; those not known yet {creates}", allowed.len())
+            let clients = if allowed.len() == 1 { "client" } else { "clients" };
+            format!("{} {clients} may use this server; those not known yet {creates}", allowed.len())
         }
     }
 }

@@ -43,7 +43,10 @@ pub(super) fn damaged(column: usize, text: &str) -> rusqlite::Error {
 }
 
 fn explain(error: &rusqlite::Error, doing: &str, path: &Path) -> Error {
-    let kind = kind_of(error);
+    let kind = match kind_of(error) {
+        Kind::Unavailable if obstacle(path).is_none() && has_no_space(directory(path)) => Kind::Full,
+        kind => kind,
+    };
     Error::new(kind, message(error, kind, doing, path))
 }
 
@@ -62,6 +65,15 @@ fn kind_of(error: &rusqlite::Error) -> Kind {
         _ if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => Kind::Corrupt,
         _ => Kind::Other,
     }
+}
+
+/// Less than SQLite takes at a time for the files beside the database. It calls some failures to
+/// get it an error of the disk.
+const TOO_LITTLE: u64 = 64 * 1024;
+
+fn has_no_space(directory: &Path) -> bool {
+    rustix::fs::statvfs(directory)
+        .is_ok_and(|space| space.f_bfree.saturating_mul(space.f_frsize) < TOO_LITTLE)
 }
 
 fn message(error: &dyn Display, kind: Kind, doing: &str, path: &Path) -> String {
@@ -94,6 +106,12 @@ fn obstacle(path: &Path) -> Option<String> {
             directory.display()
         ));
     }
+    if path.is_dir() {
+        return Some("a directory is in the file's place: move it away".to_owned());
+    }
+    if !path.exists() && path.symlink_metadata().is_ok() {
+        return Some("it is a link that leads nowhere: mount what it leads to, or remove it".to_owned());
+    }
     let beside = ["-wal", "-shm"].map(|end| PathBuf::from(format!("{}{end}", path.display())));
     let files = [directory, path].into_iter().chain(beside.iter().map(PathBuf::as_path));
     files.filter(|file| file.exists()).find_map(|file| why_not_writable(file, directory))
@@ -110,7 +128,7 @@ fn why_not_writable(file: &Path, directory: &Path) -> Option<String> {
         Err(_) => Some(format!(
             "{}; this gives it to this process: {}",
             owner::whose(file),
-            owner::chown(directory)
+            owner::give(directory, file)
         )),
         Ok(()) => None,
     }

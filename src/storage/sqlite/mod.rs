@@ -26,6 +26,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Readers that may be open at once: one for each thread that reads, and one to spare.
 const READERS: u32 = 4;
 
+/// How long a reader waits for a connection, which is there unless it cannot be opened: the reason
+/// must come before whoever asks gives up.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Memory for a reader's page cache, in SQLite's unit of minus one KiB: what is read again soon, the
 /// latest versions, fits a few times over. Only what is used is taken.
 const READER_CACHE: i64 = -8 * 1024;
@@ -188,7 +192,9 @@ fn open_readers(path: &Path) -> Result<r2d2::Pool<SqliteConnectionManager>> {
         .max_lifetime(None)
         // The manager's check costs a statement for every read and finds nothing in a file.
         .test_on_check_out(false)
-        .connection_timeout(BUSY_TIMEOUT)
+        .connection_timeout(OPEN_TIMEOUT)
+        // Whoever waits is told the error, with what helps.
+        .error_handler(Box::new(r2d2::NopErrorHandler))
         .build(manager)
         .map_err(|error| fault::of_pool(&error, path))
 }

@@ -37,7 +37,10 @@ impl Sqlite {
         if has_data && found != Some(CURRENT) && migration.copy {
             let target = migration.copy_dir.as_deref().unwrap_or(directory);
             let kept = copy::keep(&connection, found.unwrap_or_default(), target, progress)?;
-            progress(&format!("the database as it was is kept in {}", kept.display()));
+            progress(&format!(
+                "the database as it was is kept in {}; delete it once you need no way back",
+                kept.display()
+            ));
         }
         connection
             .progress_handler(
@@ -56,7 +59,8 @@ impl Sqlite {
 fn open(path: &Path) -> Result<Connection> {
     // A new file is made here rather than by SQLite, so that nobody else can ever read it.
     if !path.exists() {
-        let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+        // Not at the end of a link: what is missing there is somewhere else just now.
+        let made = OpenOptions::new().create_new(true).append(true).mode(0o600).open(path);
         made.context("making the database", path)?;
     }
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | common_flags());
