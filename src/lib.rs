@@ -50,7 +50,8 @@
 //! 3. What can fail visibly: the data directory and its lock, the listeners, the database's
 //!    migrations, after which it is closed again.
 //! 4. The fork, if asked for. Nothing threaded exists before it, no SQLite handle crosses it.
-//! 5. The log. 6. Storage and worker threads. 7. The runtime, accepting. 8. Readiness.
+//! 5. The log's thread, which has what was logged until then; without a fork it runs from the
+//!    beginning. 6. Storage and worker threads. 7. The runtime, accepting. 8. Readiness.
 //! 9. A stop: accept no more, drain under a deadline, join the workers, close the storage.
 //!
 //! # Habits

@@ -9,5 +9,6 @@ mod faults;
 mod house;
 mod lifecycle;
 mod limits;
+mod logging;
 mod util;
 mod wire;

@@ -1,6 +1,6 @@
 //! What the log says at the start: what runs where, and what to put into Taskwarrior.
 
-use crate::config::{Config, Environment};
+use crate::config::{Config, Endpoint, Environment};
 use std::path::Path;
 
 /// The first line.
@@ -25,6 +25,9 @@ pub fn serving(config: &Config, environment: &Environment, data_dir: &Path, urls
         "Taskwarrior, on every device: task config sync.encryption_secret SECRET \
          (one for all devices; this server never learns it)"
     );
+    if !config.listen.iter().all(Endpoint::is_local) && !url.starts_with("https://") {
+        log::info!("plain http:// shows client IDs to whoever is on the way: a proxy in front can add TLS");
+    }
 }
 
 /// Who chose the data directory.
