@@ -671,6 +671,11 @@ fn with_creation_off_unknown_clients_are_refused_everywhere_and_known_ones_serve
     expect_refusal(&unknown.snapshot(), 403);
     expect_refusal(&unknown.add_version(NIL, b"segment"), 403);
     expect_refusal(&unknown.add_snapshot(NIL, b"snapshot"), 403);
+    // A large body is refused before it comes: nobody unknown can make the server hold it.
+    let mut connection = server.connect();
+    let headers = [("X-Client-Id", &*other), ("Content-Type", SEGMENT)];
+    connection.send_head("POST", &format!("/v1/client/add-version/{NIL}"), &headers, 100 * 1024 * 1024);
+    expect_refusal(&connection.response(), 403);
     let line = server.log().wait_for("create_clients to true");
     assert!(line.contains(&other[..8]) && !line.contains(&other), "{line}");
 }
