@@ -11,6 +11,7 @@ mod txn;
 
 use super::{Error, Kind, Reader, Result, Storage, Writer};
 use fault::Context;
+use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, OpenFlags};
 use std::os::unix::fs::MetadataExt;
@@ -199,6 +200,9 @@ fn open_readers(path: &Path) -> Result<r2d2::Pool<SqliteConnectionManager>> {
             connection.busy_timeout(BUSY_TIMEOUT)?;
             connection.pragma_update(None, "cache_size", READER_CACHE)
         });
+    // The pool goes on trying for its whole timeout, and meanwhile every request would wait that is
+    // better answered at once.
+    manager.connect().context("opening the database for reading", path)?;
     r2d2::Pool::builder()
         .max_size(READERS)
         .min_idle(Some(1))
@@ -232,5 +236,14 @@ mod tests {
                 Box::new(Sqlite::open(place.path()).expect("the database opens"))
             },
         );
+    }
+
+    #[test]
+    fn readers_of_a_database_that_is_away_are_refused_without_waiting() {
+        let place = TempDir::new().expect("a directory");
+        let begun = std::time::Instant::now();
+        let error = open_readers(&place.path().join(FILE_NAME)).expect_err("there is no database");
+        assert_eq!(error.kind, Kind::Unavailable);
+        assert!(begun.elapsed() < BUSY_TIMEOUT, "it waited for {:?}", begun.elapsed());
     }
 }
