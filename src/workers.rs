@@ -195,7 +195,9 @@ fn answer<T>(batch: Vec<Job<T>>, run: impl Fn(&[Job<T>]) -> Result<Vec<Outcome>>
                 let _ = job.reply.send(Ok(outcome));
             }
         }
-        Err(error) if batch.len() > 1 && error.kind != Kind::Busy => batch.into_iter().for_each(|job| answer(vec![job], run)),
+        Err(error) if batch.len() > 1 && error.kind != Kind::Busy => {
+            batch.into_iter().for_each(|job| answer(vec![job], run))
+        }
         Err(error) => batch.into_iter().for_each(|job| {
             let _ = job.reply.send(Err(error.clone()));
         }),
