@@ -10,5 +10,6 @@ mod house;
 mod lifecycle;
 mod limits;
 mod logging;
+mod tls;
 mod util;
 mod wire;

@@ -58,7 +58,7 @@ fn clients(config: &Config) -> String {
 
 /// The first listener's URL, in which "all addresses" is replaced by what only the operator knows.
 fn reachable(urls: &[String]) -> String {
-    let Some(url) = urls.iter().find(|url| url.starts_with("http://")) else {
+    let Some(url) = urls.iter().find(|url| url.starts_with("http")) else {
         return "URL (that of the proxy in front of this server)".to_owned();
     };
     url.replace("//0.0.0.0:", "//NAME-OF-THIS-MACHINE:").replace("//[::]:", "//NAME-OF-THIS-MACHINE:")
@@ -74,6 +74,7 @@ mod tests {
         assert_eq!(reachable(&urls(&["unix:/x", "http://localhost:8080/"])), "http://localhost:8080/");
         assert_eq!(reachable(&urls(&["http://0.0.0.0:80/t/"])), "http://NAME-OF-THIS-MACHINE:80/t/");
         assert_eq!(reachable(&urls(&["http://[::]:80/"])), "http://NAME-OF-THIS-MACHINE:80/");
+        assert_eq!(reachable(&urls(&["https://[::]:443/"])), "https://NAME-OF-THIS-MACHINE:443/");
         assert!(reachable(&urls(&["unix:/x"])).contains("proxy"));
     }
 
