@@ -228,7 +228,8 @@ fn each<T>(batch: &[Job<T>], mut work: impl FnMut(&T) -> Result<Outcome>) -> Res
 }
 
 /// Answers a batch together; where that fails, each job by itself, so that one request that cannot
-/// be served does not fail those that happened to share its transaction.
+/// be served does not fail those that happened to share its transaction. A database that another
+/// process holds fails all of them alike, and each attempt would wait for it anew.
 fn answer<T>(batch: Vec<Job<T>>, run: impl Fn(&[Job<T>]) -> Result<Vec<Outcome>> + Copy) {
     match catch_unwind(AssertUnwindSafe(|| run(&batch))).unwrap_or_else(|_| Err(panicked())) {
         Ok(outcomes) => {
@@ -237,7 +238,9 @@ fn answer<T>(batch: Vec<Job<T>>, run: impl Fn(&[Job<T>]) -> Result<Vec<Outcome>>
                 let _ = job.reply.send(Ok(outcome));
             }
         }
-        Err(_) if batch.len() > 1 => batch.into_iter().for_each(|job| answer(vec![job], run)),
+        Err(error) if batch.len() > 1 && error.kind != Kind::Busy => {
+            batch.into_iter().for_each(|job| answer(vec![job], run))
+        }
         Err(error) => batch.into_iter().for_each(|job| {
             let _ = job.reply.send(Err(error.clone()));
         }),
@@ -251,4 +254,35 @@ fn panicked() -> Error {
 fn unix_seconds() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// Answers three requests whose transactions all fail like this; returns how many were tried.
+    fn attempts(kind: Kind) -> usize {
+        let (jobs, mut replies): (Vec<_>, Vec<_>) = (0..3)
+            .map(|_| {
+                let (reply, answer) = oneshot::channel();
+                (Job { request: Some(()), reply }, answer)
+            })
+            .unzip();
+        let attempts = Cell::new(0);
+        answer(jobs, |_| {
+            attempts.set(attempts.get() + 1);
+            Err(Error::new(kind, "no"))
+        });
+        for reply in &mut replies {
+            assert_eq!(reply.try_recv().unwrap().unwrap_err().kind, kind);
+        }
+        attempts.get()
+    }
+
+    #[test]
+    fn a_failed_group_is_tried_one_by_one_except_where_another_process_is_in_the_way() {
+        assert_eq!(attempts(Kind::Full), 1 + 3);
+        assert_eq!(attempts(Kind::Busy), 1);
+    }
 }

@@ -191,14 +191,42 @@ fn a_directory_that_is_moved_away_and_back_loses_nothing() {
     assert_eq!(chain.add(1000), 200);
     fs::rename(&here, &away).expect("the directory can be moved");
     for _ in 0..5 {
-        let status = chain.add(1000);
-        assert!(status == 200 || status == 503, "{status}: {}", server.log().text());
+        assert_eq!(chain.add(1000), 503, "{}", server.log().text());
     }
     fs::rename(&away, &here).expect("the directory can be moved back");
     chain.recover(&server);
     chain.check(&server);
     server.stop();
     chain.check(&Server::start_in(&here, &[]));
+}
+
+/// What is written to a file without a name is lost with the process.
+#[test]
+fn a_database_that_was_removed_or_replaced_takes_no_adds_that_would_be_lost() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (here, away) = (dir.path().join(DATABASE), dir.path().join("away"));
+    let server = Server::start_in(dir.path(), &[]);
+    let mut chain = Chain::new(&server);
+    assert_eq!(chain.add(1000), 200);
+    chain.check_reads();
+    for replacement in [None, Some(&away)] {
+        fs::hard_link(&here, dir.path().join("kept")).expect("a second name");
+        match replacement {
+            None => fs::remove_file(&here).expect("the database can be removed"),
+            Some(other) => {
+                fs::copy(&here, other).expect("a copy of it");
+                fs::rename(other, &here).expect("the database can be replaced");
+            }
+        }
+        assert_eq!(chain.add(1000), 503);
+        let said = server.log().wait_for("removed or replaced while");
+        assert!(said.contains(&shown(&here)), "{said}");
+        assert_eq!(server.request("GET", "/readyz", &[], b"").status, 503);
+        fs::rename(dir.path().join("kept"), &here).expect("the same file comes back");
+        assert_eq!(chain.add(1000), 200);
+    }
+    server.stop();
+    chain.check(&Server::start_in(dir.path(), &[]));
 }
 
 #[test]

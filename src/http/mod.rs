@@ -19,7 +19,7 @@ pub use self::seldom::Seldom;
 use self::timed::{Phase, Progress};
 use self::wire::{Answer, Ask, Fetch, Problem, Upload};
 use crate::config::{Config, Limits};
-use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, Write};
+use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, VersionId, Write};
 use crate::workers::{Failure, Workers};
 use hyper::Response;
 use hyper::body::Incoming;
@@ -196,7 +196,11 @@ impl App {
 
     async fn upload(&self, upload: Upload, path: &str, source: &mut Source, progress: &Progress) -> Answered {
         let client = upload.client;
-        let collected = match self.admit(client) {
+        let admitted = match self.admit(client) {
+            Ok(()) if source.is_large() => self.admit_large(client).await,
+            admitted => admitted,
+        };
+        let collected = match admitted {
             Ok(()) => {
                 let reading = Reading { source, progress, memory: &self.memory, limit: self.limits.body };
                 reading.collect(upload.coding).await
@@ -246,13 +250,23 @@ impl App {
         }
     }
 
+    /// A large body is not read, and no memory held for it, only to find that its client is not to
+    /// be created. Whatever else is in the way, the transaction itself finds out.
+    async fn admit_large(&self, client: ClientId) -> Result<(), Problem> {
+        let look = Fetch::ChildVersion { client, parent: VersionId::NIL };
+        match self.workers.call(look.request(0)).await {
+            Ok(Outcome::Refused(refusal)) => {
+                warn_of_unknown(client);
+                Err(Problem::Refused(refusal))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Turns what the workers said into an answer, and tells the operator what a person must know.
     fn conclude(&self, client: ClientId, path: &str, result: Result<Outcome, Failure>) -> Answer {
         match &result {
-            Ok(Outcome::Refused(_)) => log::warn!(
-                "client {client:?} was refused: this server does not know it and creates no clients; \
-                 set the option create_clients to true to let it in"
-            ),
+            Ok(Outcome::Refused(_)) => warn_of_unknown(client),
             Ok(Outcome::SnapshotDropped(dropped)) => log::warn!(
                 "a snapshot of client {client:?} was dropped: {}",
                 match dropped {
@@ -288,6 +302,13 @@ impl App {
             );
         }
     }
+}
+
+fn warn_of_unknown(client: ClientId) {
+    log::warn!(
+        "client {client:?} was refused: this server does not know it and creates no clients; \
+         set the option create_clients to true to let it in"
+    );
 }
 
 fn warn_of_memory(client: ClientId) {

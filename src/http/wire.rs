@@ -116,6 +116,8 @@ pub enum Problem {
     ContentType(&'static str),
     /// A content coding that this server does not know, or several.
     Coding,
+    /// A transfer coding other than `chunked`.
+    TransferCoding,
     /// The body is empty.
     EmptyBody,
     /// The body's chunks or its coding are broken.
@@ -275,6 +277,11 @@ fn require_type(headers: &HeaderMap, wanted: &'static str) -> Result<(), Problem
 }
 
 fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        let value = only(headers, header::TRANSFER_ENCODING).map(HeaderValue::as_bytes);
+        // What comes before `chunked` would be stored as if it were the body itself.
+        value.filter(|value| value.eq_ignore_ascii_case(b"chunked")).ok_or(Problem::TransferCoding)?;
+    }
     if !headers.contains_key(header::CONTENT_ENCODING) {
         return Ok(None);
     }
@@ -358,6 +365,9 @@ pub fn problem(problem: &Problem) -> Answer {
             let mut answer = text(StatusCode::UNSUPPORTED_MEDIA_TYPE, line);
             answer.headers_mut().insert(header::ACCEPT_ENCODING, CODINGS);
             answer
+        }
+        Problem::TransferCoding => {
+            text(StatusCode::NOT_IMPLEMENTED, "The only Transfer-Encoding that this server takes is chunked.")
         }
         Problem::EmptyBody => bad("The body is empty."),
         Problem::BrokenBody => bad("The body is broken: its chunks or its Content-Encoding."),

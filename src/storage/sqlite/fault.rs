@@ -36,6 +36,17 @@ pub(super) fn of_pool(error: &r2d2::Error, path: &Path) -> Error {
     Error::new(Kind::Unavailable, message(error, Kind::Unavailable, "opening the database for reading", path))
 }
 
+/// A database whose name no longer leads to the file that is open.
+pub(super) fn displaced(path: &Path) -> Error {
+    let file = path.display();
+    let message = format!(
+        "{file} was moved, removed or replaced while the server has it open: what is written now would be lost, so \
+         nothing is. Put the same file back; or stop the server, put another one in its place without {file}-wal \
+         and {file}-shm, which belong to the old one, and start the server again"
+    );
+    Error::new(Kind::Unavailable, message)
+}
+
 /// A stored value that is not what its column holds everywhere else.
 pub(super) fn damaged(column: usize, text: &str) -> rusqlite::Error {
     let why = format!("{} bytes that are no UUID", text.len());
