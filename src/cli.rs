@@ -2,7 +2,7 @@
 
 use crate::config::setting::{Setting, Shape};
 use crate::config::{self, Config, Environment, Flags, Resolved, file, place, render, table};
-use crate::{control, healthcheck, lifecycle};
+use crate::{control, healthcheck, lifecycle, tls};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use std::ffi::OsString;
@@ -151,7 +151,11 @@ fn check(matches: &ArgMatches, environment: &Environment) -> Result<String, Refu
     keep_log(&config)?;
     place::data_dir(&config, environment)
         .map_err(|problem| Refusal { lines: vec![problem], exit_code: CONFIGURATION })?;
-    Ok(format!("{}ok\n", warnings(&config)))
+    let certificate = tls::Acceptor::load(&config)
+        .map_err(|problem| Refusal { lines: vec![problem], exit_code: CONFIGURATION })?;
+    let doubts = certificate.into_iter().flat_map(|(_, report)| report.warnings);
+    let doubts: String = doubts.map(|doubt| format!("warning: {doubt}\n")).collect();
+    Ok(format!("{}{doubts}ok\n", warnings(&config)))
 }
 
 fn show(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusal> {

@@ -352,9 +352,10 @@ fn every_line_of_the_example_is_valid() {
     assert!(options.len() > 20, "{options:?}");
     let (_dir, path) = file(&options.join("\n"));
     let variables = [("CONFIG", path.as_str()), ("DATA_DIR", "")];
-    let output = sync_server(&variables, &["config", "check"]);
+    // Shown, not checked: the example's certificate is not on this machine.
+    let output = sync_server(&variables, &["config", "show"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let shown = stdout(&sync_server(&variables, &["config", "show"]));
+    let shown = stdout(&output);
     assert_eq!(shown.matches(&format!("# {path} line ")).count(), options.len(), "{shown}");
     assert_eq!(stdout(&sync_server(&[], &["config", "check"])), "ok\n");
 }
@@ -399,4 +400,19 @@ fn write_secret(dir: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
     std::fs::write(&path, text).expect("a file can be written");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("it is ours");
     path
+}
+
+#[test]
+fn a_connection_to_postgres_is_refused_rather_than_ignored() {
+    let output = sync_server(&[("CONNECTION", "postgresql://somewhere/tasks")], &["config", "check"]);
+    assert_eq!(output.status.code(), Some(78));
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert!(said.contains("CONNECTION") && !said.contains("somewhere"), "{said}");
+}
+
+#[test]
+fn the_check_reads_the_certificate() {
+    let output = sync_server(&[], &["config", "check", "--tls-cert=/nowhere.pem", "--tls-key=/nowhere.key"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8(output.stderr).expect("text").contains("/nowhere.pem"));
 }

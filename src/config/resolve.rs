@@ -59,6 +59,14 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, Vec<String>> {
             Err(problem) => problems.push(problem),
         }
     }
+    if sources.environment.var("CONNECTION").is_some() {
+        // Ignored, it would start an empty history beside the one that people have.
+        problems.push(
+            "environment CONNECTION: this version keeps its data in SQLite only and cannot use a Postgres database; \
+             unset CONNECTION, or go on with taskchampion-sync-server-postgres"
+                .to_owned(),
+        );
+    }
     config.file = sources.file.as_ref().map(|file| file.path.clone());
     if problems.is_empty() {
         problems.extend(contradiction(&config, &effective));

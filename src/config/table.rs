@@ -309,10 +309,10 @@ pub static TABLE: &[Setting] = &[
         key: "shutdown.timeout",
         section: LIMITS,
         kind: &TIME,
-        default: Some("20s"),
+        default: Some("8s"),
         doc: "How long requests in flight may take once the server is told to stop",
-        long: "Connections without a request are closed at once. Keep it below the time after which systemd \
-               (90 s) or a container engine (10 s for Docker) kills.",
+        long: "Connections without a request are closed at once. Keep it below the time after which a \
+               container engine (10 s for Docker) or systemd (90 s) kills.",
         set: |config, text, _| put(&mut config.limits.shutdown_timeout, value::duration_or_none(text)),
         ..PLAIN
     },

@@ -25,8 +25,9 @@ pub const FILE_NAME: &str = "taskchampion-sync-server.sqlite3";
 /// How long to wait for another process, an operator's command say, that is writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Readers that may be open at once: one for each thread that reads, and one to spare.
-const READERS: u32 = 4;
+/// Readers that may be open beside one for each processor, on whose threads small bodies are read:
+/// for the threads that read large ones, or any while the disk is slow, and one to spare.
+const MORE_READERS: usize = 4;
 
 /// How long a reader waits for a connection, which is there unless it cannot be opened: the reason
 /// must come before whoever asks gives up.
@@ -207,8 +208,9 @@ fn open_readers(path: &Path) -> Result<r2d2::Pool<SqliteConnectionManager>> {
     // The pool goes on trying for its whole timeout, and meanwhile every request would wait that is
     // better answered at once.
     manager.connect().context("opening the database for reading", path)?;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
     r2d2::Pool::builder()
-        .max_size(READERS)
+        .max_size(u32::try_from(processors + MORE_READERS).unwrap_or(u32::MAX))
         .min_idle(Some(1))
         .idle_timeout(None)
         .max_lifetime(None)
