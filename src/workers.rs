@@ -1,7 +1,7 @@
 //! The one place where async meets blocking: named threads behind bounded queues.
 //!
 //! A read that the page cache can answer takes some microseconds, less than it takes to wake a
-//! thread, so reads run where they are asked. As soon as one turns out slow, the disk is cold or
+//! thread, so reads run where they are asked. As soon as some turn out slow, the disk is cold or
 //! busy, and for a while all reads go to threads of their own, so that it does not hold up the
 //! network. Large bodies always do. Writes run on one thread that commits whatever is queued in one
 //! transaction: while one commit waits for the disk, the next group gathers. There is no timer, so
@@ -13,7 +13,7 @@ use crate::storage::{Error, Kind, Result, Storage};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
@@ -25,10 +25,16 @@ const QUEUE: usize = 4096;
 /// Threads that answer reads of small bodies while the disk is slow.
 const READERS: usize = 2;
 
-/// A read that takes longer has waited for the disk.
+/// A read that takes longer has waited for the disk, or for its turn on a busy processor.
 const SLOW_READ: Duration = Duration::from_millis(1);
 
-/// How long reads go to threads of their own after one that was slow.
+/// One slow read among this many others was the processor; the disk makes them come together.
+const FAST_READS: u32 = 16;
+
+/// Slow reads that come together until the disk counts as slow.
+const SLOW_READS: u32 = 3;
+
+/// How long reads then go to threads of their own.
 const SLOW_SPELL: Duration = Duration::from_millis(500);
 
 /// A body of this many bytes or more is moved by itself: it would hold up those that share its
@@ -55,6 +61,9 @@ struct Here {
     start: Instant,
     /// Until when the disk counts as slow, in microseconds since the start.
     slow_until: AtomicU64,
+    /// Grows by [`FAST_READS`] with a slow read, and shrinks by one with any other. Threads may miss
+    /// each other's changes: it is a rough measure.
+    slowness: AtomicU32,
 }
 
 /// The threads, to be joined once every [`Workers`] is gone.
@@ -83,8 +92,13 @@ impl Workers {
         let (reads, read_jobs) = bounded(QUEUE);
         let (large_reads, large_jobs) = bounded(QUEUE);
         let (writes, write_jobs) = bounded(QUEUE);
-        let here =
-            Here { storage: storage.clone(), policy, start: Instant::now(), slow_until: AtomicU64::new(0) };
+        let here = Here {
+            storage: storage.clone(),
+            policy,
+            start: Instant::now(),
+            slow_until: AtomicU64::new(0),
+            slowness: AtomicU32::new(0),
+        };
         let mut threads = Vec::new();
         for n in 0..READERS {
             threads.push(reader(format!("reader-{n}"), storage.clone(), policy, read_jobs.clone())?);
@@ -123,11 +137,22 @@ impl Here {
         let began = self.micros();
         let run = || self.storage.reading(|reader| service::read(reader, &self.policy, read));
         let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(panicked()));
-        let ended = self.micros();
-        if ended - began > SLOW_READ.as_micros() as u64 {
-            self.slow_until.store(ended + SLOW_SPELL.as_micros() as u64, Relaxed);
-        }
+        self.learn(began);
         outcome
+    }
+
+    fn learn(&self, began: u64) {
+        let (now, slowness) = (self.micros(), self.slowness.load(Relaxed));
+        if now - began <= SLOW_READ.as_micros() as u64 {
+            if slowness > 0 {
+                self.slowness.store(slowness - 1, Relaxed);
+            }
+        } else if slowness < FAST_READS * (SLOW_READS - 1) {
+            self.slowness.store(slowness + FAST_READS, Relaxed);
+        } else {
+            // What it has come to stays: after the spell, one slow read is enough for another.
+            self.slow_until.store(now + SLOW_SPELL.as_micros() as u64, Relaxed);
+        }
     }
 
     fn micros(&self) -> u64 {

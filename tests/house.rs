@@ -12,7 +12,7 @@ struct Room {
 }
 
 const ROOMS: &[Room] = &[
-    Room { name: "cli", uses: &["config", "control", "healthcheck", "lifecycle"] },
+    Room { name: "cli", uses: &["config", "control", "healthcheck", "lifecycle", "tls"] },
     Room { name: "config", uses: &["protocol"] },
     Room { name: "control", uses: &["config", "storage"] },
     Room { name: "daemon", uses: &[] },

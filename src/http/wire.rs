@@ -9,6 +9,7 @@ use crate::storage::Kind;
 use crate::workers::Failure;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Response, StatusCode};
+use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
@@ -164,7 +165,9 @@ impl Upload {
 /// Reads a request's head. `base` is the path under which the protocol is served; it begins and
 /// ends with `/`. `path` comes without a query: one is accepted and ignored.
 pub fn ask(base: &str, method: &Method, path: &str, headers: &HeaderMap) -> Result<Ask, Problem> {
-    let route = route(base, path)?;
+    // Nobody encodes these paths, but as "not found" they would read as "up to date".
+    let path = percent_decode_str(path).decode_utf8_lossy();
+    let route = route(base, &path)?;
     let allow = route.allow();
     if !allow.split(", ").any(|allowed| allowed == method.as_str()) {
         return Err(Problem::Method { allow });
@@ -451,6 +454,15 @@ fn id_value(id: VersionId) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_encoded_path_is_what_it_stands_for() {
+        let ask = |path| ask("/", &Method::GET, path, &HeaderMap::new());
+        assert_eq!(ask("/%76%31/c%6Cient/snapshot"), Err(Problem::ClientId));
+        assert_eq!(ask("/v1/client/%FF"), Err(Problem::NotFound));
+        assert_eq!(ask("/%252e"), Err(Problem::NotFound));
+        assert_eq!(ask("/health%7A"), Ok(Ask::Health));
+    }
     use crate::storage::Error;
 
     const CLIENT: &str = "711D5CF3-0CF0-4EB8-9ECA-6F7F220638C0";
