@@ -9,7 +9,6 @@ use crate::storage::Kind;
 use crate::workers::Failure;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Response, StatusCode};
-use percent_encoding::percent_decode_str;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
@@ -29,8 +28,7 @@ const VERSION_ID: HeaderName = HeaderName::from_static("x-version-id");
 const PARENT_VERSION_ID: HeaderName = HeaderName::from_static("x-parent-version-id");
 const SNAPSHOT_REQUEST: HeaderName = HeaderName::from_static("x-snapshot-request");
 
-/// What a request gets when its head is not even complete in time. It is written without hyper,
-/// which has no request to answer then.
+/// What a connection gets, written without hyper, whose request's head is not complete in time.
 pub const HEAD_TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     connection: close\r\n\
     cache-control: no-store, max-age=0\r\n\
@@ -165,8 +163,8 @@ impl Upload {
 /// Reads a request's head. `base` is the path under which the protocol is served; it begins and
 /// ends with `/`. `path` comes without a query: one is accepted and ignored.
 pub fn ask(base: &str, method: &Method, path: &str, headers: &HeaderMap) -> Result<Ask, Problem> {
-    // Nobody encodes these paths, but as "not found" they would read as "up to date".
-    let path = percent_decode_str(path).decode_utf8_lossy();
+    // An encoded path that is "not found" would read as "up to date".
+    let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
     let route = route(base, &path)?;
     let allow = route.allow();
     if !allow.split(", ").any(|allowed| allowed == method.as_str()) {
