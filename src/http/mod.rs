@@ -230,10 +230,7 @@ impl App {
     fn admit(&self, client: ClientId) -> Result<(), Problem> {
         match &self.allowed {
             Some(allowed) if !allowed.contains(&client) => {
-                log::warn!(
-                    "client {client:?} was refused: it is not in the list of allowed clients; \
-                     add its ID to the option client_id to let it in"
-                );
+                warn_of_refusal(client, Refusal::NotAllowed);
                 Err(Problem::Refused(Refusal::NotAllowed))
             }
             _ => Ok(()),
@@ -243,10 +240,7 @@ impl App {
     /// Turns what the workers said into an answer, and tells the operator what a person must know.
     fn conclude(&self, client: ClientId, path: &str, result: Result<Outcome, Failure>) -> Answer {
         match &result {
-            Ok(Outcome::Refused(_)) => log::warn!(
-                "client {client:?} was refused: this server does not know it and creates no clients; \
-                 set the option create_clients to true to let it in"
-            ),
+            Ok(Outcome::Refused(refusal)) => warn_of_refusal(client, *refusal),
             Ok(Outcome::SnapshotDropped(dropped)) => log::warn!(
                 "a snapshot of client {client:?} was dropped: {}",
                 match dropped {
@@ -279,6 +273,20 @@ impl App {
             );
         }
     }
+}
+
+fn warn_of_refusal(client: ClientId, refusal: Refusal) {
+    log::warn!(
+        "client {client:?} was refused: {}",
+        match refusal {
+            Refusal::NotAllowed =>
+                "it is not in the list of allowed clients; add its ID to the option client_id to let it in",
+            Refusal::UnknownClient =>
+                "this server does not know it and creates no clients; make it with `sync-server admin \
+                 add-client --id`, or set the option create_clients to true to let it in",
+            Refusal::Suspended => "it is suspended; `sync-server admin resume-client` lets it in again",
+        }
+    );
 }
 
 fn warn_of_memory(client: ClientId) {
