@@ -128,7 +128,13 @@ fn open_control_socket(
             let (log, status) = (log.clone(), status.to_owned());
             tokio::spawn(socket.serve(Arc::new(move |verb| match verb {
                 "reload" => reload(&log, &status),
-                _ => Err(format!("this server knows no {verb:?}")),
+                _ => match verb.strip_prefix(control::NOTE) {
+                    Some(line) => {
+                        log::info!("{line}");
+                        Ok(String::new())
+                    }
+                    None => Err(format!("this server knows no {verb:?}")),
+                },
             })));
         }
         Err(error) => log::warn!("`sync-server reload` will not work, the signal HUP will: {error}"),

@@ -11,6 +11,8 @@ mod registry;
 mod sizes;
 mod txn;
 
+pub use prepare::Standing;
+
 use super::registry::Registry;
 use super::{Error, Kind, Reader, Result, Storage, Writer};
 use fault::Context;

@@ -50,6 +50,36 @@ impl Sqlite {
     }
 }
 
+impl Sqlite {
+    /// Looks at the database in `directory`, and changes nothing.
+    ///
+    /// # Errors
+    /// [`Kind::Newer`] for a database that a newer release wrote, and all that keeps it from being read.
+    pub fn standing(directory: &Path) -> Result<Standing> {
+        let path = directory.join(FILE_NAME);
+        if !path.try_exists().context("looking for the database", &path)? {
+            return Ok(Standing::Missing);
+        }
+        let connection = super::open_writer(&path)?;
+        match schema_version(&connection).context("reading the schema's version", &path)? {
+            Some(found) if found > CURRENT => Err(newer(&path, found)),
+            Some(CURRENT) => Ok(Standing::Current),
+            _ => Ok(Standing::Older),
+        }
+    }
+}
+
+/// What there is of a database before it is prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// No file.
+    Missing,
+    /// One of the reference server, of an older release, or empty.
+    Older,
+    /// One that needs no migration.
+    Current,
+}
+
 fn open(path: &Path) -> Result<Connection> {
     // A new file is made here rather than by SQLite, so that nobody else can ever read it.
     if !path.exists() {
