@@ -78,7 +78,7 @@ pub fn command() -> Command {
         Command::new("healthcheck")
             .about("Ask the running server whether it is ready; exits with 0 or 1")
             .arg(Arg::new("URL").help("What to ask instead of the configured listener's /readyz")),
-        Command::new("reload").about("Make the running server reopen its log file"),
+        Command::new("reload").about("Make the running server take up a new log file and certificate"),
         admin::command(),
     ];
     Command::new("sync-server")

@@ -22,6 +22,9 @@ pub struct Background {
 /// The calling process waits for [`Background::ready`] and exits with 0, so that whoever waits for
 /// it finds a server that answers. It returns an error where that never comes.
 pub fn detach(pid_file: Option<&Path>) -> Result<Background, String> {
+    if threads().is_some_and(|threads| threads != 1) {
+        return Err("daemonize: a defect in this program: a thread was started before the fork".to_owned());
+    }
     let (reader, writer) = std::io::pipe().map_err(|error| format!("daemonize: no pipe: {error}"))?;
     let mut daemon = Daemonize::new();
     if let Some(path) = pid_file {
@@ -70,6 +73,11 @@ impl Drop for Background {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// How many threads this process has, where the system tells.
+fn threads() -> Option<usize> {
+    Some(std::fs::read_dir("/proc/self/task").ok()?.count())
 }
 
 /// Exits without running what the two processes have in common to its end: the listeners and the

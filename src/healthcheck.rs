@@ -1,9 +1,10 @@
 //! Asks a running server whether it is well, for container engines and the like: one request, one
 //! exit code, no other program needed.
 //!
-//! Knows HTTP only as far as a status line goes.
+//! Knows HTTP only as far as a status line goes, and TLS not at all: [`client`] does.
 
 use crate::config::{Config, Endpoint};
+use crate::tls::client::{self, Trust};
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -26,7 +27,7 @@ const STATUS_LINE: u64 = 1024;
 /// `Ok` means that the answer was 200, in at most 5 seconds; the error says what was asked and what came.
 pub fn run(url: Option<&str>, config: &Config) -> Result<(), String> {
     let question = match url {
-        Some(url) => Question::of_url(url)?,
+        Some(url) => Question::of_url(url, config.tls.cert.clone())?,
         None => Question::of_config(config)?,
     };
     let (sender, answer) = mpsc::channel();
@@ -52,43 +53,64 @@ struct Question {
 enum Whom {
     /// A host and a port.
     Tcp(String),
+    /// The same, who must be believed first.
+    Tls(String, Trust),
     /// A socket's path.
     Unix(PathBuf),
 }
 
 impl Question {
     fn of_config(config: &Config) -> Result<Question, String> {
-        let whom = match config.listen.first() {
-            Some(Endpoint::Tcp(address)) => Whom::Tcp(address.clone()),
-            Some(Endpoint::Unix(path)) => Whom::Unix(path.clone()),
-            None => return Err("there is no listener to ask".to_owned()),
+        // Where clients must show a certificate, there is none to show.
+        let can_ask =
+            |endpoint: &&Endpoint| config.tls.client_ca.is_none() || matches!(endpoint, Endpoint::Unix(_));
+        let whom = match (config.listen.iter().find(can_ask), &config.tls.cert) {
+            (Some(Endpoint::Tcp(address)), None) => Whom::Tcp(address.clone()),
+            (Some(Endpoint::Tcp(address)), Some(_)) => Whom::Tls(address.clone(), Trust::Anyone),
+            (Some(Endpoint::Unix(path)), _) => Whom::Unix(path.clone()),
+            (None, _) => {
+                return Err(
+                    "every listener asks for a client certificate (tls.client_ca), and a health check \
+                            has none: add a unix socket to listen, unix:/run/sync-server/socket for example"
+                        .to_owned(),
+                );
+            }
         };
         Ok(Question { whom, path: format!("{}readyz", config.base_path) })
     }
 
-    fn of_url(url: &str) -> Result<Question, String> {
-        if url.starts_with("https://") {
-            return Err(format!(
-                "cannot ask {url}: this server's listeners speak plain HTTP; ask its http:// address, \
-                 behind whatever adds the TLS"
-            ));
-        }
-        let rest = url.strip_prefix("http://").ok_or_else(|| format!("not an http:// URL: {url}"))?;
+    /// Over TLS the public authorities are believed, and the holder of the certificate in `cert`.
+    fn of_url(url: &str, cert: Option<PathBuf>) -> Result<Question, String> {
+        let (rest, is_tls) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+            (Some(rest), _) => (rest, false),
+            (_, Some(rest)) => (rest, true),
+            _ => return Err(format!("not an http:// or https:// URL: {url}")),
+        };
         let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         if authority.is_empty() || authority.contains('@') {
             return Err(format!("not a URL of the form http://host:port/path: {url}"));
         }
         let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-        let address = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+        let address = if has_port {
+            authority.to_owned()
+        } else {
+            format!("{authority}:{}", if is_tls { 443 } else { 80 })
+        };
         let path = path.split('#').next().unwrap_or_default();
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        Ok(Question { whom: Whom::Tcp(address), path })
+        let whom = if is_tls { Whom::Tls(address, Trust::Public(cert)) } else { Whom::Tcp(address) };
+        Ok(Question { whom, path })
     }
 
     /// The status of the answer, or what came instead.
     fn ask(&self) -> Result<u16, String> {
         match &self.whom {
             Whom::Tcp(address) => self.ask_over(connect(address)?, address),
+            Whom::Tls(address, trust) => {
+                let host = address.rsplit_once(':').map_or(&**address, |(host, _)| host);
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                self.ask_over(client::connect(connect(address)?, host, trust)?, address)
+            }
             Whom::Unix(path) => {
                 let stream = UnixStream::connect(path);
                 self.ask_over(stream.map_err(|error| format!("no connection: {error}"))?, "localhost")
@@ -112,6 +134,7 @@ impl Display for Question {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.whom {
             Whom::Tcp(address) => write!(f, "http://{address}{}", self.path),
+            Whom::Tls(address, _) => write!(f, "https://{address}{}", self.path),
             Whom::Unix(path) => write!(f, "{} at the socket {}", self.path, path.display()),
         }
     }
@@ -146,7 +169,7 @@ mod tests {
     use std::net::TcpListener;
 
     fn question(url: &str) -> (Whom, String) {
-        let question = Question::of_url(url).expect("a URL");
+        let question = Question::of_url(url, None).expect("a URL");
         (question.whom, question.path)
     }
 
@@ -168,13 +191,15 @@ mod tests {
     }
 
     fn ask(url: &str) -> Result<u16, String> {
-        Question::of_url(url).expect("a URL").ask()
+        Question::of_url(url, None).expect("a URL").ask()
     }
 
     #[test]
     fn urls_are_taken_apart() {
         assert_eq!(question("http://host:8080/a?b#c"), (Whom::Tcp("host:8080".into()), "/a?b".into()));
         assert_eq!(question("http://host"), (Whom::Tcp("host:80".into()), "/".into()));
+        let public = Trust::Public(None);
+        assert_eq!(question("https://host"), (Whom::Tls("host:443".into(), public), "/".into()));
         assert_eq!(question("http://[::1]/x"), (Whom::Tcp("[::1]:80".into()), "/x".into()));
         assert_eq!(question("http://[::1]:8080?x"), (Whom::Tcp("[::1]:8080".into()), "/?x".into()));
     }
@@ -182,9 +207,8 @@ mod tests {
     #[test]
     fn what_cannot_be_asked_is_refused_with_the_reason() {
         for url in ["ftp://host/", "host:8080", "http://", "http:///path", "http://user:secret@host/"] {
-            assert!(Question::of_url(url).is_err(), "{url}");
+            assert!(Question::of_url(url, None).is_err(), "{url}");
         }
-        assert!(Question::of_url("https://host/").expect_err("no TLS").contains("plain HTTP"));
     }
 
     #[test]

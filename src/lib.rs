@@ -9,7 +9,7 @@
 //!        ┌─────────────┼──────────────┬────────┐
 //!    healthcheck    lifecycle      control ◄─ admin   start and stop, signals, systemd, the control
 //!                      │                        │     socket; what operators do (on the storage)
-//!          listen ──► http/ ──► workers          async floor: tokio and hyper live only up here
+//!          listen ──► tls/ ──► http/ ──► workers async floor: tokio, hyper, rustls live only up here
 //!                      │           │
 //!      ════════════════╪═══════════╪══════════   the one async/blocking line
 //!                      │           ▼
@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Arrows point down only. A request walks one way and back: [`listen`] (accept, permit, peer
-//! address), [`http`] (head and body under deadlines and limits; its `wire` turns bytes into a
+//! address), [`tls`] (handshake under a deadline, where there is a certificate), [`http`] (head and body under deadlines and limits; its `wire` turns bytes into a
 //! [`protocol::Request`]), [`workers`] (bounded queue; full means 503), [`service`] (read facts,
 //! decide, apply, in one database transaction), [`protocol`] (the decision), commit, the response,
 //! and one log line. **Nothing is answered before the commit that contains it.**
@@ -35,6 +35,7 @@
 //! | [`workers`] | named threads behind bounded queues; group commit; the clock and new IDs | HTTP, SQL |
 //! | [`http`] | one connection: deadlines, bounded bodies, the memory budget; `wire` is pure and holds every path, header and status | databases, signals |
 //! | [`listen`] | TCP and unix sockets; accept with permits and back-off; drain | what is said on a connection |
+//! | [`tls`] | the operator's certificate: checked, taken up anew, handshakes, those who knock at the wrong door | what is said inside |
 //! | [`lifecycle`] | the order of start and stop, signals, systemd's notifications and watchdog | requests |
 //! | [`daemon`] | going into the background, before any thread | what the process does there |
 //! | [`control`] | the control socket: what needs the running server | the network |
@@ -48,10 +49,11 @@
 //!
 //! 1. Arguments. Help, version and generated texts are answered and touch nothing.
 //! 2. Configuration, all problems at once. Exit code 64 for usage, 78 for configuration.
-//! 3. What can fail visibly: the data directory and its lock, the listeners, the database's
+//! 3. What can fail visibly: the certificate, the data directory and its lock, the listeners, the database's
 //!    migrations, after which it is closed again.
 //! 4. The fork, if asked for. Nothing threaded exists before it, no SQLite handle crosses it.
-//! 5. The log. 6. Storage and worker threads. 7. The runtime, accepting. 8. Readiness.
+//! 5. The log's thread, which has what was logged until then; without a fork it runs from the
+//!    beginning. 6. Storage and worker threads. 7. The runtime, accepting. 8. Readiness.
 //! 9. A stop: accept no more, drain under a deadline, join the workers, close the storage.
 //!
 //! # Habits
@@ -75,4 +77,5 @@ pub mod logging;
 pub mod protocol;
 pub mod service;
 pub mod storage;
+pub mod tls;
 pub mod workers;

@@ -1,6 +1,6 @@
 //! The order of start and stop.
 //!
-//! What can fail visibly comes first: directory, lock, listeners, database. Then the process goes
+//! What can fail visibly comes first: certificate, directory, lock, listeners, database. Then the process goes
 //! into the background, if asked to; only then do threads begin. Knows every other room by its
 //! front door, and nothing of requests.
 
@@ -13,6 +13,7 @@ use crate::config::{Config, Environment, place};
 use crate::listen::{self, Listener};
 use crate::storage::lock::DirectoryLock;
 use crate::storage::sqlite::Sqlite;
+use crate::tls::{self, Acceptor};
 use crate::{daemon, logging};
 use rustix::fs::Mode;
 use std::path::PathBuf;
@@ -35,6 +36,8 @@ struct Premises {
     data_dir: PathBuf,
     lock: DirectoryLock,
     listeners: Vec<Listener>,
+    /// The certificate, and what was found in its files.
+    tls: Option<(Acceptor, tls::Report)>,
     /// What the operator should know about the database.
     warnings: Vec<String>,
 }
@@ -94,12 +97,13 @@ fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failu
     greeting::begin();
     let data_dir =
         place::data_dir(config, environment).map_err(|message| Failure { message, exit_code: 78 })?;
+    let tls = Acceptor::load(config).map_err(failure)?;
     directory::make(&data_dir).map_err(failure)?;
     let lock = DirectoryLock::take(&data_dir).map_err(failure)?;
     let listeners = listen::bind(&config.listen).map_err(|failures| failure(failures.join("\n")))?;
     let prepared = Sqlite::prepare(&data_dir, &config.migration, notify::progress);
     let warnings = prepared.map_err(|error| failure(error.message))?;
-    Ok(Premises { data_dir, lock, listeners, warnings })
+    Ok(Premises { data_dir, lock, listeners, tls, warnings })
 }
 
 fn failure(message: String) -> Failure {

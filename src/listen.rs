@@ -1,10 +1,12 @@
 //! Accepts connections, on TCP and unix sockets.
 //!
 //! Sockets are bound before anything else is started, so that whatever is wrong with them is seen
-//! at once. Knows nothing of HTTP: what is accepted goes to [`App::serve`].
+//! at once. Knows nothing of HTTP and TLS: what is accepted goes to [`App::serve`], or where there is
+//! a certificate and it came by TCP, to [`Acceptor::serve`] first.
 
 use crate::config::Endpoint;
 use crate::http::{App, Peer};
+use crate::tls::Acceptor;
 use rustix::net::sockopt;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use std::fs;
@@ -51,13 +53,13 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    /// Where clients reach it, with the real port: `http://127.0.0.1:8080/`. A unix socket has no
-    /// URL that clients take: `unix:/run/sync-server.sock`.
-    pub fn url(&self, base_path: &str) -> String {
+    /// Where clients reach it, with the real port: `http://127.0.0.1:8080/`, for the scheme `http`.
+    /// A unix socket has no URL that clients take: `unix:/run/sync-server.sock`.
+    pub fn url(&self, scheme: &str, base_path: &str) -> String {
         match &self.0 {
             Socket::Tcp(listener) => match listener.local_addr() {
-                Ok(address) => format!("http://{address}{base_path}"),
-                Err(error) => format!("http://?{base_path} ({error})"),
+                Ok(address) => format!("{scheme}://{address}{base_path}"),
+                Err(error) => format!("{scheme}://?{base_path} ({error})"),
             },
             Socket::Unix(_, file) => format!("unix:{}", file.path.display()),
         }
@@ -227,12 +229,18 @@ fn remove_stale(path: &Path) -> Result<(), String> {
 /// answered what they were asked, but no longer than the shutdown timeout.
 ///
 /// Where as many connections are open as may be, no more are accepted: they wait in the kernel.
-pub async fn run(listeners: Vec<Listener>, app: Arc<App>, mut stop: watch::Receiver<bool>) {
+/// With `tls` all TCP listeners speak TLS.
+pub async fn run(
+    listeners: Vec<Listener>,
+    tls: Option<Arc<Acceptor>>,
+    app: Arc<App>,
+    mut stop: watch::Receiver<bool>,
+) {
     let limit = app.connections().min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
     let permits = Arc::new(Semaphore::new(limit));
     let for_connections = stop.clone();
     tokio::select! {
-        () = accept_all(listeners, &app, &permits, &for_connections) => {}
+        () = accept_all(listeners, tls.as_ref(), &app, &permits, &for_connections) => {}
         // An error means that nobody is left who could say it.
         _ = stop.wait_for(|stop| *stop) => {}
     }
@@ -249,6 +257,7 @@ pub async fn run(listeners: Vec<Listener>, app: Arc<App>, mut stop: watch::Recei
 
 async fn accept_all(
     listeners: Vec<Listener>,
+    tls: Option<&Arc<Acceptor>>,
     app: &Arc<App>,
     permits: &Arc<Semaphore>,
     stop: &watch::Receiver<bool>,
@@ -260,10 +269,14 @@ async fn accept_all(
         match doors.accept().await {
             Ok(guest) => {
                 back_off = None;
-                let (app, stop) = (app.clone(), stop.clone());
+                let (app, tls, stop) = (app.clone(), tls.cloned(), stop.clone());
                 tokio::spawn(async move {
                     match guest {
-                        Guest::Tcp(stream, address) => app.serve(stream, Peer::Tcp(address), stop).await,
+                        Guest::Tcp(stream, address) => match tls {
+                            // Boxed, so that a plain connection's task is not as large as this one's.
+                            Some(tls) => Box::pin(tls.serve(stream, Peer::Tcp(address), app, stop)).await,
+                            None => app.serve(stream, Peer::Tcp(address), stop).await,
+                        },
                         Guest::Unix(stream) => app.serve(stream, Peer::Unix, stop).await,
                     }
                     drop(permit);
@@ -311,7 +324,7 @@ impl Doors {
     fn open(listeners: Vec<Listener>) -> Doors {
         let mut doors = Vec::new();
         for listener in listeners {
-            let url = listener.url("/");
+            let url = listener.url("tcp", "/");
             match Door::open(listener) {
                 Ok(door) => doors.push(door),
                 Err(error) => log::error!("cannot accept connections on {url}: {error}"),
@@ -372,7 +385,7 @@ mod tests {
     #[test]
     fn a_free_port_is_chosen_and_told() {
         let listeners = bind(&[tcp("127.0.0.1:0")]).unwrap();
-        let url = listeners[0].url("/tasks/");
+        let url = listeners[0].url("http", "/tasks/");
         let port = url.strip_prefix("http://127.0.0.1:").and_then(|rest| rest.strip_suffix("/tasks/"));
         assert!(port.unwrap().parse::<u16>().unwrap() > 0, "{url}");
     }
@@ -390,7 +403,7 @@ mod tests {
     #[test]
     fn both_wildcards_may_be_asked_for_on_one_port() {
         let free = bind(&[tcp("127.0.0.1:0")]).unwrap();
-        let port = free[0].url("").rsplit(':').next().unwrap().to_owned();
+        let port = free[0].url("http", "").rsplit(':').next().unwrap().to_owned();
         drop(free);
         let both = bind(&[tcp(&format!("0.0.0.0:{port}")), tcp(&format!("[::]:{port}"))]);
         match both {
@@ -402,7 +415,7 @@ mod tests {
     #[test]
     fn every_failure_is_told_at_once_with_what_to_do() {
         let taken = bind(&[tcp("127.0.0.1:0")]).unwrap();
-        let port = taken[0].url("").rsplit(':').next().unwrap().to_owned();
+        let port = taken[0].url("http", "").rsplit(':').next().unwrap().to_owned();
         let endpoints = [tcp(&format!("127.0.0.1:{port}")), tcp("192.0.2.1:0"), tcp("no port")];
         let failures = bind(&endpoints).err().unwrap();
         assert!(failures[0].contains("address in use"), "{failures:?}");
@@ -419,7 +432,7 @@ mod tests {
         let endpoints = [Endpoint::Unix(path.clone())];
         let listeners = bind(&endpoints).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        assert_eq!(listeners[0].url("/"), format!("unix:{}", path.display()));
+        assert_eq!(listeners[0].url("http", "/"), format!("unix:{}", path.display()));
         assert!(bind(&endpoints).err().unwrap()[0].contains("another server answers there"));
         drop(listeners);
         assert!(!path.exists());

@@ -1,7 +1,7 @@
 //! The log: lines for people or for programs, written behind the caller's back.
 //!
 //! A line is formatted by the thread that logs it and handed to one writer thread through a
-//! bounded [queue](queue): a log that nobody reads can lose lines, never hold up a request. The
+//! bounded queue: a log that nobody reads can lose lines, never hold up a request. The
 //! logger is the one global of this program, because the crate `log` knows no other way. Knows of
 //! the configuration only [`config::Log`].
 

@@ -1,4 +1,4 @@
-//! The four transactions: read facts, let [`protocol`](crate::protocol) decide, apply the decision.
+//! The four transactions: read facts, let [`protocol`] decide, apply the decision.
 //!
 //! Runs inside a storage transaction that someone else began and will commit. Knows no clock and
 //! no randomness: the time and the ID of a new version are arguments.

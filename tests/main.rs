@@ -10,5 +10,7 @@ mod faults;
 mod house;
 mod lifecycle;
 mod limits;
+mod logging;
+mod tls;
 mod util;
 mod wire;

@@ -53,8 +53,8 @@ impl Server {
     pub fn spawn(mut command: Command, data_dir: &Path) -> Server {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
         let log = Log::follow(child.stderr.take().expect("standard error is piped"));
-        let line = log.wait_for("listening on http://");
-        let address = line.split("listening on http://").nth(1).expect("an address");
+        let line = log.wait_for("listening on http");
+        let address = line.split("://").nth(1).expect("an address");
         let address = address.split(['/', ' ', '"']).next().expect("an address").to_owned();
         Server { child, log, address, dir: None, data_dir: data_dir.to_owned() }
     }

@@ -309,7 +309,7 @@ fn heads_are_bounded() {
     let many: Vec<_> = (0..200).map(|_| ("X-Many", "x")).collect();
     assert_eq!(server.request("GET", "/", &many, b"").status, 431);
     let mut connection = server.connect();
-    connection.send(b"\x16\x03\x01 this is no HTTP\r\n\r\n");
+    connection.send(b"\x00 this is no HTTP\r\n\r\n");
     assert_eq!(connection.response().status, 400);
     assert!(connection.is_closed());
 }

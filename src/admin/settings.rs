@@ -28,7 +28,8 @@ pub fn server_url(config: &Config) -> (String, Option<String>) {
     } else {
         warning
     };
-    (format!("http://{address}{}", config.base_path), Some(warning.to_owned()))
+    let scheme = if config.tls.cert.is_some() { "https" } else { "http" };
+    (format!("{scheme}://{address}{}", config.base_path), Some(warning.to_owned()))
 }
 
 /// The commands that set up Taskwarrior 3, one a line. Without a secret the devices keep theirs.

@@ -37,6 +37,8 @@ pub struct Config {
     pub base_path: String,
     /// The URL that clients use, where the operator named it; ends with `/`.
     pub public_url: Option<String>,
+    /// The server's own certificate.
+    pub tls: Tls,
     /// The data directory, where the operator named it; absolute.
     pub data_dir: Option<PathBuf>,
     /// The clients that may use the server; `None`: all.
@@ -88,6 +90,18 @@ impl Endpoint {
             }
         }
     }
+}
+
+/// The server's own certificate: PEM files, absolute. With the first two every TCP listener speaks
+/// HTTPS; there are both or neither.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// The certificate and its chain.
+    pub cert: Option<PathBuf>,
+    /// The private key.
+    pub key: Option<PathBuf>,
+    /// The authorities of the certificates that clients must show.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Limits of requests and connections. Sizes in bytes.

@@ -3,7 +3,7 @@
 use super::file::{self, Found};
 use super::setting::{Setting, Shape};
 use super::source::{Origin, Sources};
-use super::{Config, Limits, Log, LogFormat, Migration};
+use super::{Config, Limits, Log, LogFormat, Migration, Tls};
 use super::{table, warning};
 use crate::protocol::SnapshotPolicy;
 use std::collections::BTreeMap;
@@ -62,6 +62,7 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, Vec<String>> {
     config.file = sources.file.as_ref().map(|file| file.path.clone());
     if problems.is_empty() {
         problems.extend(contradiction(&config, &effective));
+        problems.extend(half_a_pair(&config.tls, &effective));
     }
     if !problems.is_empty() {
         return Err(problems);
@@ -77,6 +78,7 @@ fn blank() -> Config {
         listen: Vec::new(),
         base_path: String::new(),
         public_url: None,
+        tls: Tls::default(),
         data_dir: None,
         client_id: None,
         create_clients: false,
@@ -209,6 +211,18 @@ fn contradiction(config: &Config, effective: &[Effective]) -> Option<String> {
         body.values.concat(),
         body.origin,
     ))
+}
+
+/// A certificate without its key is none, nor is a key without its certificate.
+fn half_a_pair(tls: &Tls, effective: &[Effective]) -> Option<String> {
+    let (given, missing) = match (&tls.cert, &tls.key, &tls.client_ca) {
+        (Some(_), None, _) => ("tls.cert", "tls.key"),
+        (None, Some(_), _) => ("tls.key", "tls.cert"),
+        (None, None, Some(_)) => ("tls.client_ca", "tls.cert and tls.key"),
+        _ => return None,
+    };
+    let origin = &effective_of(effective, given)?.origin;
+    Some(format!("{given} ({origin}): of no use without {missing}; give that as well, or leave {given} out"))
 }
 
 fn effective_of<'a>(effective: &'a [Effective], key: &str) -> Option<&'a Effective> {
@@ -358,6 +372,19 @@ mod tests {
         assert!(told.contains("body.memory (default)") && told.contains("environment BODY_LIMIT"), "{told}");
         assert!(told.contains("give at least 400MiB"), "{told}");
         of_environment([("BODY_LIMIT", "300MiB"), ("BODY_MEMORY", "400MiB")]).expect("this suffices");
+    }
+
+    #[test]
+    fn a_certificate_needs_its_key_and_a_key_its_certificate() {
+        let told = problem(of_environment([("TLS_CERT", "/c")]));
+        assert!(
+            told.contains("tls.cert (environment TLS_CERT)") && told.contains("without tls.key"),
+            "{told}"
+        );
+        assert!(problem(of_environment([("TLS_KEY", "/k")])).contains("without tls.cert;"));
+        assert!(problem(of_environment([("TLS_CLIENT_CA", "/a")])).contains("without tls.cert and tls.key"));
+        let tls = of_environment([("TLS_CERT", "/c"), ("TLS_KEY", "/k")]).expect("both").config.tls;
+        assert_eq!((tls.cert, tls.key), (Some("/c".into()), Some("/k".into())));
     }
 
     #[test]

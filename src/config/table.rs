@@ -50,6 +50,7 @@ const PLAIN: Setting = Setting {
 
 const GENERAL: &str = "General";
 const NETWORK: &str = "Network";
+const TLS: &str = "TLS";
 const CLIENTS: &str = "Clients";
 const SNAPSHOTS: &str = "Snapshots";
 const STORAGE: &str = "Storage";
@@ -81,8 +82,8 @@ pub static TABLE: &[Setting] = &[
         names: Names { short: Some('l'), ..DERIVED },
         doc: "Where to listen",
         long: "Host names, IPv4 addresses, IPv6 addresses in brackets, each with a port, and unix sockets as \
-               unix:/path; several are separated by commas. Beyond this machine use TLS in front of it, and \
-               decide who may use the server: see client_id and create_clients.",
+               unix:/path; several are separated by commas. Beyond this machine use TLS, by tls.cert or in front of \
+               it, and decide who may use the server: see client_id and create_clients.",
         set: |config, text, cwd| push(&mut config.listen, value::endpoint(text, cwd)),
         ..PLAIN
     },
@@ -106,6 +107,42 @@ pub static TABLE: &[Setting] = &[
         doc: "The URL that clients use",
         long: "What the server prints for people who set up Taskwarrior. Needed where a proxy stands in front.",
         set: |config, text, _| put_some(&mut config.public_url, value::url(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "tls.cert",
+        section: TLS,
+        unset: "none: plain HTTP",
+        example: "/etc/sync-server/fullchain.pem",
+        doc: "The server's own certificate, with its chain",
+        long: "A PEM file: the server's certificate first, then those that lead to its authority. With it and \
+               tls.key every TCP listener speaks HTTPS; unix sockets stay plain. Taken up anew on SIGHUP, on \
+               `sync-server reload`, and some seconds after one of the files changed; where the new ones cannot \
+               be used, the old ones stay in use and a warning says why. An expired certificate is served, and \
+               warned of. Taskwarrior trusts the public authorities only.",
+        set: |config, text, cwd| put_some(&mut config.tls.cert, value::path(text, cwd)),
+        ..PLAIN
+    },
+    Setting {
+        key: "tls.key",
+        section: TLS,
+        unset: "none",
+        example: "/etc/sync-server/privkey.pem",
+        doc: "The private key of that certificate",
+        long: "A PEM file without a passphrase: PKCS#8, PKCS#1 or SEC1. Nobody but the server's own user should \
+               be able to read it.",
+        set: |config, text, cwd| put_some(&mut config.tls.key, value::path(text, cwd)),
+        ..PLAIN
+    },
+    Setting {
+        key: "tls.client_ca",
+        section: TLS,
+        unset: "none: clients show no certificate",
+        example: "/etc/sync-server/client-ca.pem",
+        doc: "The authorities whose certificates clients must show",
+        long: "A PEM file. For proxies and programs of one's own: Taskwarrior has no certificate to show. Nor has \
+               `sync-server healthcheck`, which asks a unix socket then: add one to listen.",
+        set: |config, text, cwd| put_some(&mut config.tls.client_ca, value::path(text, cwd)),
         ..PLAIN
     },
     Setting {

@@ -65,6 +65,7 @@ impl App {
             drive(&mut connection, |connection| connection.graceful_shutdown(), watch, &progress, stop).await;
         let stream = connection.into_parts().io.into_inner().into_inner();
         match end {
+            End::Finished if progress.is_tls() => self.warn_of_tls(peer),
             End::Finished if progress.must_linger() => linger(stream).await,
             End::Finished | End::Cut => {}
             End::HeadTimedOut => say(stream, wire::HEAD_TIMED_OUT).await,
@@ -74,6 +75,16 @@ impl App {
                     linger(stream).await;
                 }
             }
+        }
+    }
+
+    fn warn_of_tls(&self, peer: Peer) {
+        if self.strays.is_due(Instant::now()) {
+            log::warn!(
+                "{peer} speaks TLS, and this listener speaks plain HTTP: change https:// to http:// in the \
+                 client's URL, or give the server a certificate (options tls.cert and tls.key); said at most \
+                 once a minute"
+            );
         }
     }
 }
@@ -137,8 +148,8 @@ where
     .await
 }
 
-/// Tells the peer something that hyper cannot, and ends.
-async fn say<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, words: &[u8]) {
+/// Tells the peer something that hyper cannot, and ends; within twice ten seconds.
+pub async fn say<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, words: &[u8]) {
     let said = async {
         stream.write_all(words).await?;
         stream.shutdown().await

@@ -7,12 +7,15 @@ mod connection;
 mod decode;
 mod line;
 mod memory;
+mod seldom;
 mod timed;
 pub mod wire;
 
 use self::body::{Reading, Reply, Source};
+pub use self::connection::say;
 use self::line::{Line, Shown};
 use self::memory::{Memory, Reservation};
+pub use self::seldom::Seldom;
 use self::timed::{Phase, Progress};
 use self::wire::{Answer, Ask, Fetch, Problem, Upload};
 use crate::config::{Config, Limits};
@@ -47,6 +50,8 @@ pub struct App {
     allowed: Option<BTreeSet<ClientId>>,
     limits: Limits,
     memory: Memory,
+    /// When someone last spoke TLS where HTTP is expected.
+    strays: Seldom,
 }
 
 /// Who is at the other end of a connection.
@@ -90,6 +95,7 @@ impl App {
             allowed: config.client_id.clone(),
             limits: config.limits,
             memory: Memory::new(&config.limits),
+            strays: Seldom::default(),
         }
     }
 

@@ -18,6 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// deadline: enough for the slowest modem, too much for a trickle that only holds memory.
 const LOWEST_RATE: u64 = 1024;
 
+/// The first byte of every TLS connection, and of no HTTP request.
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -44,6 +47,7 @@ pub struct Progress {
     is_blocked: AtomicBool,
     is_expired: AtomicBool,
     must_linger: AtomicBool,
+    is_tls: AtomicBool,
 }
 
 impl Progress {
@@ -86,6 +90,11 @@ impl Progress {
     /// Whether an answer went out before all of its request was read.
     pub fn must_linger(&self) -> bool {
         self.must_linger.load(Relaxed)
+    }
+
+    /// Whether the peer spoke TLS instead of HTTP.
+    pub fn is_tls(&self) -> bool {
+        self.is_tls.load(Relaxed)
     }
 
     fn has_read(&self, bytes: u64) {
@@ -218,6 +227,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().get(before) == Some(&TLS_HANDSHAKE) && self.progress.read.load(Relaxed) == 0 {
+            // For hyper the peer has hung up: an answer in plain text would only confuse it.
+            self.progress.is_tls.store(true, Relaxed);
+            buf.set_filled(before);
+        }
         self.progress.has_read((buf.filled().len() - before) as u64);
         result
     }

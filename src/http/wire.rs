@@ -35,6 +35,14 @@ pub const HEAD_TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     cache-control: no-store, max-age=0\r\n\
     content-length: 0\r\n\r\n";
 
+/// What plain HTTP gets where TLS is spoken.
+pub const NOT_SECURE: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    connection: close\r\n\
+    cache-control: no-store, max-age=0\r\n\
+    content-type: text/plain\r\n\
+    content-length: 66\r\n\r\n\
+    This port speaks TLS: use https:// instead of http:// in the URL.\n";
+
 /// An answer whose body is whole and has no reservation yet.
 pub type Answer = Response<Vec<u8>>;
 

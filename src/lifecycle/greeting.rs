@@ -1,6 +1,6 @@
 //! What the log says at the start: what runs where, and what to put into Taskwarrior.
 
-use crate::config::{Config, Environment};
+use crate::config::{Config, Endpoint, Environment};
 use std::path::Path;
 
 /// The first line.
@@ -25,6 +25,9 @@ pub fn serving(config: &Config, environment: &Environment, data_dir: &Path, urls
         "Taskwarrior, on every device: task config sync.encryption_secret SECRET \
          (one for all devices; this server never learns it)"
     );
+    if !config.listen.iter().all(Endpoint::is_local) && !url.starts_with("https://") {
+        log::info!("plain http:// shows client IDs to whoever is on the way: a proxy in front can add TLS");
+    }
 }
 
 /// Who chose the data directory.
@@ -55,7 +58,7 @@ fn clients(config: &Config) -> String {
 
 /// The first listener's URL, in which "all addresses" is replaced by what only the operator knows.
 fn reachable(urls: &[String]) -> String {
-    let Some(url) = urls.iter().find(|url| url.starts_with("http://")) else {
+    let Some(url) = urls.iter().find(|url| url.starts_with("http")) else {
         return "URL (that of the proxy in front of this server)".to_owned();
     };
     url.replace("//0.0.0.0:", "//NAME-OF-THIS-MACHINE:").replace("//[::]:", "//NAME-OF-THIS-MACHINE:")
@@ -71,6 +74,7 @@ mod tests {
         assert_eq!(reachable(&urls(&["unix:/x", "http://localhost:8080/"])), "http://localhost:8080/");
         assert_eq!(reachable(&urls(&["http://0.0.0.0:80/t/"])), "http://NAME-OF-THIS-MACHINE:80/t/");
         assert_eq!(reachable(&urls(&["http://[::]:80/"])), "http://NAME-OF-THIS-MACHINE:80/");
+        assert_eq!(reachable(&urls(&["https://[::]:443/"])), "https://NAME-OF-THIS-MACHINE:443/");
         assert!(reachable(&urls(&["unix:/x"])).contains("proxy"));
     }
 

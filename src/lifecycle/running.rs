@@ -7,12 +7,14 @@ use super::{Failure, Premises, failure, greeting, notify};
 use crate::config::{Config, Environment};
 use crate::control::Socket;
 use crate::http::App;
+use crate::listen::{self, Listener};
 use crate::service::Policy;
 use crate::storage::Storage;
 use crate::storage::lock::DirectoryLock;
 use crate::storage::sqlite::Sqlite;
+use crate::tls::Acceptor;
 use crate::workers::{Threads, Workers};
-use crate::{control, listen, logging};
+use crate::{control, logging};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
@@ -36,7 +38,8 @@ pub fn run(
     log: &logging::Handle,
     ready: impl FnOnce(),
 ) -> Result<(), Failure> {
-    let Premises { data_dir, lock, listeners, warnings } = premises;
+    let Premises { data_dir, lock, listeners, tls, warnings } = premises;
+    let (tls, certificate) = tls.map(|(acceptor, report)| (Arc::new(acceptor), report)).unzip();
     let storage = Sqlite::open(&data_dir).map_err(|error| failure(error.message))?;
     let storage: Arc<dyn Storage> = Arc::new(storage);
     let policy = Policy { create_clients: config.create_clients, snapshot: config.snapshot };
@@ -49,20 +52,27 @@ pub fn run(
         Signals::new().map_err(cannot_start)?
     };
     main.block_on(async {
-        let urls: Vec<_> = listeners.iter().map(|listener| listener.url(&config.base_path)).collect();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = |listener: &Listener| listener.url(scheme, &config.base_path);
+        let urls: Vec<_> = listeners.iter().map(url).collect();
         let status = format!("serving at {}", urls.join(" "));
         let app = Arc::new(App::new(config, workers.clone()));
         let (stop, stopped) = watch::channel(false);
-        let mut serving = network.spawn(listen::run(listeners, app, stopped));
+        let mut serving = network.spawn(listen::run(listeners, tls.clone(), app, stopped));
         network.spawn(notify::watchdog(workers));
-        open_control_socket(&data_dir, environment, &lock, log, &status);
+        let on_disk = OnDisk { log: log.clone(), tls, status };
+        open_control_socket(&data_dir, environment, &lock, &on_disk);
         greeting::serving(config, environment, &data_dir, &urls);
+        if let Some(certificate) = certificate {
+            certificate.log();
+        }
+        on_disk.watch();
         for warning in config.warnings.iter().chain(&warnings) {
             log::warn!("{warning}");
         }
-        notify::ready(&status);
+        notify::ready(&on_disk.status);
         ready();
-        let ended = attend(&mut signals, &mut serving, log, &status).await;
+        let ended = attend(&mut signals, &mut serving, &on_disk).await;
         notify::stopping();
         // The receiver is gone where serving has ended by itself.
         let _ = stop.send(true);
@@ -79,8 +89,7 @@ pub fn run(
 async fn attend(
     signals: &mut Signals,
     serving: &mut JoinHandle<()>,
-    log: &logging::Handle,
-    status: &str,
+    on_disk: &OnDisk,
 ) -> Result<(), Failure> {
     loop {
         tokio::select! {
@@ -90,7 +99,7 @@ async fn attend(
                     return Ok(());
                 }
                 // The outcome is in the log: a signal has nobody else to tell it.
-                let _ = reload(log, status);
+                let _ = on_disk.reload();
             }
             ended = &mut *serving => {
                 log::error!("stopping: the listeners ended by themselves ({ended:?})");
@@ -100,34 +109,54 @@ async fn attend(
     }
 }
 
-/// Takes up what changed on the disk.
-fn reload(log: &logging::Handle, status: &str) -> Result<String, String> {
-    notify::reloading();
-    let reopened = log.reopen();
-    match &reopened {
-        Ok(()) => log::info!("reloaded: the log file is open anew"),
-        Err(error) => log::error!("not reloaded, the old log file stays in use: {error}"),
+/// What may change on the disk while the server runs.
+#[derive(Clone)]
+struct OnDisk {
+    log: logging::Handle,
+    tls: Option<Arc<Acceptor>>,
+    /// What the service manager shows afterwards.
+    status: String,
+}
+
+impl OnDisk {
+    /// Takes up what changed.
+    fn reload(&self) -> Result<String, String> {
+        notify::reloading();
+        let mut failures = Vec::new();
+        match self.log.reopen() {
+            Ok(()) => log::info!("reloaded: the log file is open anew"),
+            Err(error) => failures.push(format!("the old log file stays in use: {error}")),
+        }
+        match self.tls.as_ref().map(|tls| tls.reload()) {
+            Some(Ok(report)) => report.log(),
+            Some(Err(error)) => failures.push(format!("the old certificate stays in use: {error}")),
+            None => {}
+        }
+        for failure in &failures {
+            log::error!("not reloaded, {failure}");
+        }
+        notify::ready(&self.status);
+        if failures.is_empty() { Ok("reloaded".to_owned()) } else { Err(failures.join("; ")) }
     }
-    notify::ready(status);
-    reopened.map(|()| "reloaded".to_owned())
+
+    /// Takes up what changes unasked.
+    fn watch(&self) {
+        if let Some(Err(error)) = self.tls.as_ref().map(|tls| tls.watch()) {
+            log::warn!("a new certificate is taken up by a reload only, not by itself: {error}");
+        }
+    }
 }
 
 /// Without the socket the server serves as well as with it, and some file systems have no sockets:
 /// no reason to refuse the start.
-fn open_control_socket(
-    data_dir: &Path,
-    environment: &Environment,
-    lock: &DirectoryLock,
-    log: &logging::Handle,
-    status: &str,
-) {
+fn open_control_socket(data_dir: &Path, environment: &Environment, lock: &DirectoryLock, on_disk: &OnDisk) {
     let path = control::path(data_dir, environment);
     match Socket::bind(&path) {
         Ok(socket) => {
             lock.write_control_socket(&path);
-            let (log, status) = (log.clone(), status.to_owned());
+            let on_disk = on_disk.clone();
             tokio::spawn(socket.serve(Arc::new(move |verb| match verb {
-                "reload" => reload(&log, &status),
+                "reload" => on_disk.reload(),
                 _ => match verb.strip_prefix(control::NOTE) {
                     Some(line) => {
                         log::info!("{line}");

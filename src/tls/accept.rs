@@ -1,0 +1,69 @@
+//! One connection, from its first byte to the end of its handshake.
+
+use super::Acceptor;
+use crate::http::{self, App, Peer, wire};
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// What came of a connection.
+enum Arrival {
+    Secure(Box<TlsStream<TcpStream>>),
+    /// HTTP without TLS, of which nothing has been read yet.
+    Plain(TcpStream),
+}
+
+impl Acceptor {
+    /// Shakes hands within the time that a request's head may take, and serves what is said then.
+    /// Once `stop` is true, a handshake that is not done is given up.
+    pub async fn serve(&self, stream: TcpStream, peer: Peer, app: Arc<App>, stop: watch::Receiver<bool>) {
+        let mut stopped = stop.clone();
+        let arrival = tokio::select! {
+            arrival = tokio::time::timeout(self.patience, self.receive(stream)) => arrival,
+            _ = stopped.wait_for(|stop| *stop) => return,
+        };
+        match arrival {
+            Ok(Ok(Arrival::Secure(stream))) => app.serve(stream, peer, stop).await,
+            Ok(Ok(Arrival::Plain(stream))) => {
+                self.warn_of_plain(peer);
+                http::say(stream, wire::NOT_SECURE).await;
+            }
+            Ok(Err(error)) => self.tell(peer, &error),
+            Err(_) => self.tell(peer, &io::Error::new(ErrorKind::TimedOut, "it took too long")),
+        }
+    }
+
+    async fn receive(&self, stream: TcpStream) -> io::Result<Arrival> {
+        let mut first = [0];
+        stream.peek(&mut first).await?;
+        // A method. TLS begins with the byte 0x16.
+        if first[0].is_ascii_uppercase() {
+            return Ok(Arrival::Plain(stream));
+        }
+        let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+        Ok(Arrival::Secure(Box::new(hello.into_stream(self.current()).await?)))
+    }
+
+    fn warn_of_plain(&self, peer: Peer) {
+        if self.plain.is_due(Instant::now()) {
+            log::warn!(
+                "{peer} speaks plain HTTP to the HTTPS port: change http:// to https:// in the client's URL \
+                 (sync.server.url); said at most once a minute"
+            );
+        }
+    }
+
+    /// Whoever looks whether a port is open, or goes away, did not want a handshake.
+    fn tell(&self, peer: Peer, error: &io::Error) {
+        let is_meant = !matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
+        if is_meant && self.failed.is_due(Instant::now()) {
+            log::info!("the TLS handshake with {peer} failed: {error}; said at most once a minute");
+        } else {
+            log::debug!("the TLS handshake with {peer} failed: {error}");
+        }
+    }
+}
