@@ -5,10 +5,14 @@
 //! the disk, the next group gathers. There is no timer, so an idle server adds no latency.
 //! Nothing is answered before the commit that contains it.
 
-use crate::protocol::{Outcome, Read, Request, VersionId, Write};
+mod syncs;
+
+use self::syncs::Syncs;
+use crate::protocol::{ClientId, Outcome, Read, Request, VersionId, Write};
 use crate::service::{self, Policy};
 use crate::storage::{Error, Kind, Result, Storage};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -36,6 +40,7 @@ pub struct Workers {
     reads: Sender<Job<Read>>,
     large_reads: Sender<Job<Read>>,
     writes: Sender<Job<Write>>,
+    syncs: Arc<Syncs>,
 }
 
 /// The threads, to be joined once every [`Workers`] is gone.
@@ -69,8 +74,10 @@ impl Workers {
             threads.push(reader(format!("reader-{n}"), storage.clone(), policy, read_jobs.clone())?);
         }
         threads.push(reader("reader-large".to_owned(), storage.clone(), policy, large_jobs)?);
-        threads.push(spawn("writer".to_owned(), move || write_all(&*storage, &policy, &write_jobs))?);
-        Ok((Workers { reads, large_reads, writes }, Threads(threads)))
+        let syncs = Arc::new(Syncs::default());
+        let noted = syncs.clone();
+        threads.push(spawn("writer".to_owned(), move || write_all(&*storage, &policy, &write_jobs, &noted))?);
+        Ok((Workers { reads, large_reads, writes, syncs }, Threads(threads)))
     }
 
     /// Answers one request. A write is durable when its outcome arrives.
@@ -80,6 +87,12 @@ impl Workers {
             Request::Read(read) => send(&self.reads, Some(read)).await,
             Request::Write(write) => send(&self.writes, Some(write)).await,
         }
+    }
+
+    /// Notes that a client was served for a program, which operators may want to know. It is written
+    /// with one of the next writes: a crash may lose it.
+    pub fn note(&self, client: ClientId, program: &str) {
+        self.syncs.note(client, program, unix_seconds());
     }
 
     /// Asks whether the threads still answer: a real read, and a sign of life from the writer.
@@ -137,20 +150,33 @@ fn reader(
     })
 }
 
-fn write_all(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<Job<Write>>) {
+fn write_all(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<Job<Write>>, syncs: &Syncs) {
     let mut held_back = None;
     while let Some(first) = held_back.take().or_else(|| jobs.recv().ok()) {
         let group = gather(first, jobs, &mut held_back);
+        // Only the first attempt takes them along: they must not fail the jobs.
+        let noted = Cell::new(syncs.take_due(unix_seconds()));
         answer(group, |batch| {
-            storage.writing(|writer| {
-                each(batch, |write| {
+            let taken = noted.take();
+            let outcomes = storage.writing(|writer| {
+                let outcomes = each(batch, |write| {
                     service::write(writer, policy, write, Uuid::now_v7().into(), unix_seconds())
-                })
-            })
+                })?;
+                writer.note_syncs(&taken)?;
+                Ok(outcomes)
+            });
+            if outcomes.is_err() {
+                syncs.give_back(taken);
+            }
+            outcomes
         });
         if let Err(error) = storage.rest() {
             log::warn!("between transactions: {error}");
         }
+    }
+    let noted = syncs.take_all();
+    if let Err(error) = storage.writing(|writer| writer.note_syncs(&noted)) {
+        log::warn!("who synced last is not noted: {error}");
     }
 }
 

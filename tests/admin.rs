@@ -264,6 +264,33 @@ fn real_replicas_use_what_add_client_prints() {
 }
 
 #[test]
+fn who_synced_last_is_noted_with_the_next_write_and_at_the_end() {
+    let dir = place();
+    let server = Server::start_in(dir.path(), &[]);
+    let (mut device, id, secret) = (Device::new(), ID, "secret");
+    let last = || json(dir.path(), &["show-client", ID]);
+    device.add("a task");
+    device.sync(&server.url(), id, secret).expect("a sync succeeds");
+    server.stop();
+    let (noted, sync) = (last(), &last()["syncs"][0]);
+    assert_eq!((&noted["last_sync"], &sync["device"]), (&sync["last_sync"], &Value::Null));
+    assert!(text(sync, "program").starts_with("taskchampion/"), "{sync}");
+    assert!(done(dir.path(), &["list-clients"]).contains("under a minute"));
+
+    // A poll alone writes nothing, and the next write takes it along.
+    let server = Server::start_in(dir.path(), &[]);
+    let other = "99999999-0cf0-4eb8-9eca-6f7f220638c0";
+    let path = format!("/v1/client/get-child-version/{NIL}");
+    server.request("GET", &path, &[("X-Client-Id", ID), ("User-Agent", "poller/1.0")], b"");
+    assert_eq!(last()["syncs"].as_array().map(Vec::len), Some(1));
+    Replica::new(&server, other).add_version(NIL, b"one");
+    let knows_poller = |client: Value| {
+        client["syncs"].as_array().expect("a list").iter().any(|sync| sync["program"] == "poller/1.0")
+    };
+    assert!(knows_poller(last()));
+}
+
+#[test]
 fn the_printed_lines_are_the_settings() {
     let dir = place();
     let printed =

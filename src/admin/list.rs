@@ -185,7 +185,9 @@ fn sync_lines(syncs: &[LastSync]) -> String {
     }
     let heading = ["DEVICE", "PROGRAM", "LAST SYNC"].map(str::to_owned).to_vec();
     let line = |sync: &LastSync| {
-        vec![sync.device.clone().unwrap_or_else(|| "-".to_owned()), sync.program.clone(), moment(sync.at)]
+        let program = if sync.program.is_empty() { "-" } else { &sync.program };
+        let device = sync.device.as_deref().unwrap_or("-");
+        vec![device.to_owned(), program.to_owned(), moment(sync.at)]
     };
     let lines: Vec<Vec<String>> = std::iter::once(heading).chain(syncs.iter().map(line)).collect();
     format!("\n{}", table(&lines, &[]))

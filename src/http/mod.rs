@@ -72,6 +72,13 @@ impl fmt::Display for Peer {
     }
 }
 
+/// What a request says of itself, its transaction apart.
+#[derive(Clone, Copy)]
+struct Sender<'a> {
+    path: &'a str,
+    program: &'a str,
+}
+
 /// An answer and what the log says of its request.
 struct Answered {
     answer: Answer,
@@ -121,13 +128,14 @@ impl App {
         let mut source = Source::new(incoming);
         let path = head.uri.path();
         let ask = wire::ask(&self.base_path, &head.method, path, &head.headers);
+        let sender = Sender { path, program: wire::program(&head.headers) };
         let is_probe = matches!(ask, Ok(Ask::Health | Ask::Ready));
         let answered = match ask {
             Ok(Ask::Banner) => Answered::new(wire::banner(), None),
             Ok(Ask::Health) => Answered::new(wire::health(true), None),
             Ok(Ask::Ready) => Answered::new(wire::health(self.is_ready().await), None),
-            Ok(Ask::Fetch(fetch)) => self.fetch(fetch, path).await,
-            Ok(Ask::Upload(upload)) => self.upload(upload, path, &mut source, &progress).await,
+            Ok(Ask::Fetch(fetch)) => self.fetch(fetch, sender).await,
+            Ok(Ask::Upload(upload)) => self.upload(upload, sender, &mut source, &progress).await,
             Err(problem) => {
                 self.warn_of_prefix(&problem, path);
                 Answered::new(wire::problem(&problem), None)
@@ -168,7 +176,7 @@ impl App {
         }
     }
 
-    async fn fetch(&self, fetch: Fetch, path: &str) -> Answered {
+    async fn fetch(&self, fetch: Fetch, sender: Sender<'_>) -> Answered {
         let client = fetch.client();
         if let Err(problem) = self.admit(client) {
             return Answered::new(wire::problem(&problem), Some(client));
@@ -181,7 +189,7 @@ impl App {
             match self.workers.call(fetch.request(room)).await {
                 Ok(Outcome::NeedsRoom(needed)) => room = needed,
                 result => {
-                    let answer = self.conclude(client, path, result);
+                    let answer = self.conclude(client, sender, result);
                     reservation.shrink(answer.body().len());
                     return Answered {
                         reservation: Some(reservation),
@@ -194,7 +202,13 @@ impl App {
         Answered::new(wire::problem(&Problem::NoMemory), Some(client))
     }
 
-    async fn upload(&self, upload: Upload, path: &str, source: &mut Source, progress: &Progress) -> Answered {
+    async fn upload(
+        &self,
+        upload: Upload,
+        sender: Sender<'_>,
+        source: &mut Source,
+        progress: &Progress,
+    ) -> Answered {
         let client = upload.client;
         let collected = match self.admit(client) {
             Ok(()) => {
@@ -208,7 +222,7 @@ impl App {
             Ok((body, reservation)) => {
                 let received = body.len();
                 let result = self.store(upload.with_body(body), reservation).await;
-                let answer = self.conclude(client, path, result);
+                let answer = self.conclude(client, sender, result);
                 Answered { received, ..Answered::new(answer, Some(client)) }
             }
             Err(problem) => {
@@ -244,7 +258,8 @@ impl App {
     }
 
     /// Turns what the workers said into an answer, and tells the operator what a person must know.
-    fn conclude(&self, client: ClientId, path: &str, result: Result<Outcome, Failure>) -> Answer {
+    fn conclude(&self, client: ClientId, sender: Sender, result: Result<Outcome, Failure>) -> Answer {
+        let Sender { path, program } = sender;
         match &result {
             Ok(Outcome::Refused(refusal)) => warn_of_refusal(client, *refusal),
             Ok(Outcome::SnapshotDropped(dropped)) => log::warn!(
@@ -261,6 +276,9 @@ impl App {
                 log::warn!("{} was put off for client {client:?}: {}", Shown(path), reason(failure));
             }
             Ok(_) => {}
+        }
+        if !matches!(result, Err(_) | Ok(Outcome::Refused(_) | Outcome::NoSuchClient)) {
+            self.workers.note(client, program);
         }
         match result {
             Ok(outcome) => wire::outcome(outcome),

@@ -23,6 +23,9 @@ const CODINGS: HeaderValue = HeaderValue::from_static("gzip, deflate, br, zstd")
 /// Seconds. Stock clients ignore it; proxies and people do not.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
 
+/// Bytes of a program's name that are worth remembering.
+const LONGEST_PROGRAM: usize = 64;
+
 const CLIENT_ID: HeaderName = HeaderName::from_static("x-client-id");
 const VERSION_ID: HeaderName = HeaderName::from_static("x-version-id");
 const PARENT_VERSION_ID: HeaderName = HeaderName::from_static("x-parent-version-id");
@@ -189,6 +192,13 @@ pub fn ask(base: &str, method: &Method, path: &str, headers: &HeaderMap) -> Resu
             Ok(Ask::Upload(Upload { client, coding: coding(headers)?, target }))
         }
     }
+}
+
+/// What the program that sent a request calls itself; empty where it does not say so in a few
+/// printable characters.
+pub fn program(headers: &HeaderMap) -> &str {
+    let name = only(headers, header::USER_AGENT).and_then(|value| value.to_str().ok());
+    name.filter(|name| name.len() <= LONGEST_PROGRAM).unwrap_or_default()
 }
 
 enum Route<'a> {

@@ -2,8 +2,8 @@
 //!
 //! A difference between backends is a parameter with a reason, never a skipped case.
 
-use super::registry::{Entry, Event, Registry};
-use super::{Body, Error, Kind, Storage};
+use super::registry::{Entry, Event, LastSync, Registry};
+use super::{Body, Error, Kind, Noted, Storage};
 use crate::protocol::{
     Client, ClientId, Outcome, Read, Refusal, Snapshot, SnapshotPolicy, State, VersionId, Write,
 };
@@ -71,6 +71,7 @@ const REGISTRY_CASES: &[RegistryCase] = &[
     ("a suspended client is refused everything until it is resumed", suspension),
     ("a removed client leaves nothing but what was recorded", removal),
     ("a reset client is as good as new, and keeps its label", resetting),
+    ("the latest syncs of each client are kept", last_syncs),
     ("what is recorded is as durable as the change that it belongs to", recording),
 ];
 
@@ -495,6 +496,22 @@ fn resetting(storage: &dyn Storage, registry: &dyn Registry) {
     let first = added(&add(storage, client, version(), b"a chain that began elsewhere"));
     let entry = entry(registry, client).expect("the client is still there");
     assert_eq!((entry.versions, entry.latest, entry.label.as_deref()), (1, first, Some("alice")));
+}
+
+fn last_syncs(storage: &dyn Storage, registry: &dyn Registry) {
+    let (one, other) = (make(registry, None), make(registry, None));
+    let noted = |client, program: &str, at| Noted { client, program: program.to_owned(), at };
+    let note = |noted: &[Noted]| storage.writing(|writer| writer.note_syncs(noted)).expect("it is noted");
+    note(&[noted(one, "a", 5), noted(one, "b", 7), noted(client(), "a", 9)]);
+    note(&[noted(one, "a", 8), noted(one, "b", 6)]);
+    let read = |client| registry.consulting(|reader| reader.syncs(client)).expect("a read works");
+    let sync = |program: &str, at| LastSync { device: None, program: program.to_owned(), at };
+    assert_eq!(read(one), [sync("a", 8), sync("b", 7)]);
+    assert_eq!(read(other), []);
+    let last = |client| entry(registry, client).and_then(|entry| entry.last_sync);
+    assert_eq!((last(one), last(other)), (Some(8), None));
+    (10..100).for_each(|n| note(&[noted(one, &format!("program {n}"), n)]));
+    assert_eq!((read(one).len(), last(one)), (20, Some(99)));
 }
 
 fn recording(_: &dyn Storage, registry: &dyn Registry) {

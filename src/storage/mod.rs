@@ -67,9 +67,24 @@ pub trait Writer: Reader {
         segment: &[u8],
     ) -> Result<()>;
 
+    /// Notes when clients were last used. What is older than what is known changes nothing, and of
+    /// each client only the latest few are kept. Clients that do not exist are left out.
+    fn note_syncs(&mut self, noted: &[Noted]) -> Result<()>;
+
     /// Replaces the held snapshot, stored at `now` seconds since 1970. The client exists.
     fn set_snapshot(&mut self, client: ClientId, version: VersionId, now: i64, snapshot: &[u8])
     -> Result<()>;
+}
+
+/// When a program last used a client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Noted {
+    /// The client.
+    pub client: ClientId,
+    /// What the program calls itself.
+    pub program: String,
+    /// In seconds since 1970.
+    pub at: i64,
 }
 
 /// What a look for a child version found.

@@ -2,7 +2,7 @@
 
 use super::fault::{Context, damaged};
 use crate::protocol::{Client, ClientId, Snapshot, State, VersionId};
-use crate::storage::{Body, Held, Lookup, Reader, Result, Writer};
+use crate::storage::{Body, Held, Lookup, Noted, Reader, Result, Writer};
 use rusqlite::{CachedStatement, Connection, MAIN_DB, OptionalExtension, Row, params};
 use std::path::Path;
 use uuid::Uuid;
@@ -17,6 +17,9 @@ const INLINE_WRITE: usize = 16 * 1024 * 1024;
 /// Where the held snapshot is larger than this many bytes, the client's row is changed in place:
 /// an UPDATE would read and write the whole snapshot beside it.
 const IN_PLACE: i64 = 16 * 1024;
+
+/// Last syncs of each client that are kept.
+const SYNCS_KEPT: i64 = 20;
 
 /// Bytes that one step of incremental I/O moves.
 const STEP: usize = 1024 * 1024;
@@ -228,6 +231,23 @@ impl<'c> Txn<'c> {
         self.fill("clients", "snapshot", rowid, snapshot)
     }
 
+    fn insert_sync(&self, noted: &Noted) -> rusqlite::Result<()> {
+        let mut statement = self.statement(
+            "INSERT INTO sync_server_syncs (client_id, device, program, last_sync)
+             SELECT client_id, '', ?2, ?3 FROM clients WHERE client_id = ?1
+             ON CONFLICT (client_id, device, program) DO UPDATE SET
+                 last_sync = max(last_sync, excluded.last_sync)",
+        )?;
+        let client = Text::of(noted.client.uuid());
+        statement.execute(params![client, noted.program, noted.at])?;
+        let mut statement = self.statement(
+            "DELETE FROM sync_server_syncs WHERE client_id = ?1 AND last_sync < (
+                 SELECT last_sync FROM sync_server_syncs WHERE client_id = ?1
+                 ORDER BY last_sync DESC LIMIT 1 OFFSET ?2)",
+        )?;
+        statement.execute(params![client, SYNCS_KEPT - 1]).map(|_| ())
+    }
+
     fn fill(&self, table: &str, column: &str, rowid: i64, bytes: &[u8]) -> rusqlite::Result<()> {
         let mut blob = self.connection.blob_open(MAIN_DB, table, column, rowid, false)?;
         for (step, bytes) in bytes.chunks(STEP).enumerate() {
@@ -278,6 +298,10 @@ impl Writer for Txn<'_> {
         self.insert_version(client, id, parent, segment)
             .and_then(|()| self.move_latest(client, id))
             .context("adding a version", self.path)
+    }
+
+    fn note_syncs(&mut self, noted: &[Noted]) -> Result<()> {
+        noted.iter().try_for_each(|noted| self.insert_sync(noted)).context("noting last syncs", self.path)
     }
 
     fn set_snapshot(
