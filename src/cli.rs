@@ -5,7 +5,7 @@ mod admin;
 use crate::admin::{self as operators, Format};
 use crate::config::setting::{Setting, Shape};
 use crate::config::{self, Config, Environment, Flags, Resolved, file, place, render, table};
-use crate::{control, healthcheck, lifecycle};
+use crate::{control, healthcheck, lifecycle, tls};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use std::ffi::OsString;
@@ -159,10 +159,23 @@ fn serve(matches: &ArgMatches, environment: &Environment) -> Result<String, Refu
                     --daemonize out";
         return Err(Refusal { lines: vec![line.to_owned()], exit_code: USAGE });
     }
+    keep_log(&config)?;
     match lifecycle::serve(config, environment) {
         Ok(()) => Ok(String::new()),
-        Err(failure) => Err(Refusal { lines: vec![failure.message], exit_code: failure.exit_code }),
+        Err(failure) => {
+            let lines = failure.message.lines().map(str::to_owned).collect();
+            Err(Refusal { lines, exit_code: failure.exit_code })
+        }
     }
+}
+
+/// Refuses what would lose the log: a process in the background has no terminal.
+fn keep_log(config: &Config) -> Result<(), Refusal> {
+    if config.daemonize && config.log.file.is_none() {
+        let line = "daemonize: standard error is closed in the background; give log.file (LOG_FILE) as well";
+        return Err(Refusal { lines: vec![line.to_owned()], exit_code: CONFIGURATION });
+    }
+    Ok(())
 }
 
 fn reload(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusal> {
@@ -178,9 +191,14 @@ fn check_health(matches: &ArgMatches, environment: &Environment) -> Result<Strin
 
 fn check(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusal> {
     let config = resolve(matches, environment)?.config;
+    keep_log(&config)?;
     place::data_dir(&config, environment)
         .map_err(|problem| Refusal { lines: vec![problem], exit_code: CONFIGURATION })?;
-    Ok(format!("{}ok\n", warnings(&config)))
+    let certificate = tls::Acceptor::load(&config)
+        .map_err(|problem| Refusal { lines: vec![problem], exit_code: CONFIGURATION })?;
+    let doubts = certificate.into_iter().flat_map(|(_, report)| report.warnings);
+    let doubts: String = doubts.map(|doubt| format!("warning: {doubt}\n")).collect();
+    Ok(format!("{}{doubts}ok\n", warnings(&config)))
 }
 
 fn show(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusal> {

@@ -35,15 +35,16 @@ pub fn detach(pid_file: Option<&Path>) -> Result<Background, String> {
             drop(writer);
             wait(reader)
         }
-        Outcome::Parent(Err(error)) => Err(format!("daemonize: {error}")),
+        Outcome::Parent(Err(error)) => Err(format!("daemonize: {}", explain(&error.to_string()))),
         Outcome::Child(Ok(_)) => {
             Ok(Background { foreground: Some(writer), pid_file: pid_file.map(Path::to_owned) })
         }
         Outcome::Child(Err(error)) => {
             let on = pid_file.map(|path| format!(" (pid_file {})", path.display())).unwrap_or_default();
-            let message = format!("daemonize{on}: {error}");
+            let message = format!("daemonize{on}: {}", explain(&error.to_string()));
             Background { foreground: Some(writer), pid_file: None }.failed(&message);
-            Err(message)
+            // The process on the terminal says it, once.
+            std::process::exit(1)
         }
     }
 }
@@ -80,6 +81,18 @@ fn threads() -> Option<usize> {
     Some(std::fs::read_dir("/proc/self/task").ok()?.count())
 }
 
+/// The crate knows errors by their numbers only.
+fn explain(error: &str) -> String {
+    let numbered =
+        error.rsplit_once(", errno ").and_then(|(what, number)| Some((what, number.parse().ok()?)));
+    let Some((what, number)) = numbered else { return error.to_owned() };
+    let error = std::io::Error::from_raw_os_error(number);
+    if error.kind() == std::io::ErrorKind::WouldBlock {
+        return format!("{what}: another process holds it: name another file, or end that process");
+    }
+    format!("{what}: {error}")
+}
+
 /// Exits without running what the two processes have in common to its end: the listeners and the
 /// lock belong to the other one now.
 fn wait(mut reader: PipeReader) -> Result<Background, String> {
@@ -89,5 +102,18 @@ fn wait(mut reader: PipeReader) -> Result<Background, String> {
         READY => std::process::exit(0),
         "" => Err(format!("daemonize: the process in the background ended without a word ({read:?})")),
         message => Err(message.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_in_words() {
+        let missing = explain("unable to open pid file, errno 2");
+        assert_eq!(missing, "unable to open pid file: No such file or directory (os error 2)");
+        assert!(explain("unable to lock pid file, errno 11").contains("another process holds it"));
+        assert_eq!(explain("unable to resolve group name"), "unable to resolve group name");
     }
 }

@@ -5,6 +5,7 @@
 //! front door, and nothing of requests.
 
 mod directory;
+mod files;
 mod greeting;
 mod notify;
 mod running;
@@ -25,7 +26,7 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// Why the server did not start, or did not end well.
 #[derive(Debug)]
 pub struct Failure {
-    /// What failed, on what, and what helps: for the terminal.
+    /// What failed, on what, and what helps, one line each: for the terminal.
     pub message: String,
     /// 1 for a failure, 64 for wrong usage, 78 for a wrong configuration.
     pub exit_code: u8,
@@ -46,14 +47,11 @@ struct Premises {
 ///
 /// With `config.daemonize` the calling process ends as soon as the one in the background serves.
 /// `environment` is where the service manager's directories are found.
-pub fn serve(config: Config, environment: &Environment) -> Result<(), Failure> {
-    if config.daemonize && config.log.file.is_none() {
-        let message = "daemonize: a process in the background has no terminal to log to: set log.file";
-        return Err(Failure { message: message.to_owned(), exit_code: 78 });
-    }
+pub fn serve(mut config: Config, environment: &Environment) -> Result<(), Failure> {
     // Client IDs are credentials: what this process makes is nobody else's to read.
     rustix::process::umask(Mode::from_raw_mode(0o027));
     let held = logging::install(&config.log).map_err(failure)?;
+    config.warnings.extend(files::provide(&mut config.limits.connections));
     if config.daemonize {
         in_background(&config, environment, held)
     } else {
@@ -65,6 +63,7 @@ fn in_foreground(config: &Config, environment: &Environment, held: logging::Held
     let log = held.write().map_err(failure)?;
     let served = prepare(config, environment)
         .and_then(|premises| running::run(config, environment, premises, &log, || ()));
+    record(&served, config);
     log.finish(LAST_LINES);
     served
 }
@@ -75,14 +74,17 @@ fn in_background(config: &Config, environment: &Environment, held: logging::Held
         Ok(premises) => premises,
         Err(failure) => {
             // What was done until then is worth knowing, a copy of the database above all.
+            let failed = Err(failure);
+            record(&failed, config);
             let _ = held.write().map(|log| log.finish(LAST_LINES));
-            return Err(failure);
+            return failed.map(|_: Premises| ());
         }
     };
     let mut background = daemon::detach(config.pid_file.as_deref()).map_err(failure)?;
     premises.lock.write_pid();
     let served = held.write().map_err(failure).and_then(|log| {
         let served = running::run(config, environment, premises, &log, || background.ready());
+        record(&served, config);
         log.finish(LAST_LINES);
         served
     });
@@ -104,6 +106,15 @@ fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failu
     let prepared = Sqlite::prepare(&data_dir, &config.migration, notify::progress);
     let warnings = prepared.map_err(|error| failure(error.message))?;
     Ok(Premises { data_dir, lock, listeners, tls, warnings })
+}
+
+/// The terminal or the service manager is told the failure anyway; a log in a file would end without it.
+fn record<T>(outcome: &Result<T, Failure>, config: &Config) {
+    if let Err(failure) = outcome
+        && config.log.file.is_some()
+    {
+        failure.message.lines().for_each(|line| log::error!("{line}"));
+    }
 }
 
 fn failure(message: String) -> Failure {

@@ -18,7 +18,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 /// Connections that the kernel keeps for us while we are busy; it may have a lower limit itself.
@@ -73,7 +73,7 @@ pub fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>, Vec<String>> {
     let mut failures = Vec::new();
     for endpoint in endpoints {
         let bound = match endpoint {
-            Endpoint::Tcp(name) => bind_tcp(name, endpoints),
+            Endpoint::Tcp(name) => bind_tcp(name, endpoints, &listeners),
             Endpoint::Unix(path) => bind_unix(path).map(|listener| vec![listener]),
         };
         match bound {
@@ -84,7 +84,8 @@ pub fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>, Vec<String>> {
     if failures.is_empty() { Ok(listeners) } else { Err(failures) }
 }
 
-fn bind_tcp(name: &str, all: &[Endpoint]) -> Result<Vec<Listener>, String> {
+/// `before` are the listeners of the endpoints that stand before this one.
+fn bind_tcp(name: &str, all: &[Endpoint], before: &[Listener]) -> Result<Vec<Listener>, String> {
     let addresses: Vec<SocketAddr> = match name.to_socket_addrs() {
         Ok(addresses) => addresses.collect(),
         Err(error) => {
@@ -95,7 +96,7 @@ fn bind_tcp(name: &str, all: &[Endpoint]) -> Result<Vec<Listener>, String> {
     };
     let mut result = Err(String::new());
     for _ in 0..PORT_ATTEMPTS {
-        result = bind_addresses(name, &addresses, all);
+        result = bind_addresses(name, &addresses, all, before);
         // Port 0 is any free port, but one that is free for all addresses of the name.
         if result.is_ok() || addresses.iter().all(|address| address.port() != 0) {
             break;
@@ -104,7 +105,12 @@ fn bind_tcp(name: &str, all: &[Endpoint]) -> Result<Vec<Listener>, String> {
     result
 }
 
-fn bind_addresses(name: &str, addresses: &[SocketAddr], all: &[Endpoint]) -> Result<Vec<Listener>, String> {
+fn bind_addresses(
+    name: &str,
+    addresses: &[SocketAddr],
+    all: &[Endpoint],
+    before: &[Listener],
+) -> Result<Vec<Listener>, String> {
     let mut listeners: Vec<Listener> = Vec::new();
     let mut unavailable = None;
     let mut port = None;
@@ -117,6 +123,13 @@ fn bind_addresses(name: &str, addresses: &[SocketAddr], all: &[Endpoint]) -> Res
                 listeners.push(Listener(Socket::Tcp(listener)));
             }
             Err(error) if is_unavailable(&error) => unavailable = Some((address, error)),
+            Err(error) if error.kind() == ErrorKind::AddrInUse && is_taken_by(before, address.port()) => {
+                return Err(format!(
+                    "cannot listen on {}: an address before it in the option listen has that port already; keep \
+                     one of them",
+                    named(name, address)
+                ));
+            }
             Err(error) => return Err(failure(name, address, &error)),
         }
     }
@@ -151,13 +164,25 @@ fn serves_both_families(address: SocketAddr, all: &[Endpoint]) -> bool {
     address.ip().is_unspecified() && !all.iter().any(is_ipv4_of_same_port)
 }
 
+fn is_taken_by(listeners: &[Listener], port: u16) -> bool {
+    listeners.iter().any(|listener| match &listener.0 {
+        Socket::Tcp(listener) => listener.local_addr().is_ok_and(|address| address.port() == port),
+        Socket::Unix(..) => false,
+    })
+}
+
 fn is_unavailable(error: &io::Error) -> bool {
     error.kind() == ErrorKind::AddrNotAvailable
         || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
 
+/// What the operator wrote, and what it stands for where that is something else.
+fn named(name: &str, address: SocketAddr) -> String {
+    if name == address.to_string() { name.to_owned() } else { format!("{name} ({address})") }
+}
+
 fn failure(name: &str, address: SocketAddr, error: &io::Error) -> String {
-    let shown = if name == address.to_string() { name.to_owned() } else { format!("{name} ({address})") };
+    let shown = named(name, address);
     let port = address.port();
     match error.kind() {
         ErrorKind::AddrInUse => format!(
@@ -169,7 +194,9 @@ fn failure(name: &str, address: SocketAddr, error: &io::Error) -> String {
              CAP_NET_BIND_SERVICE, or choose a higher port"
         ),
         ErrorKind::AddrNotAvailable => {
-            format!("cannot listen on {shown}: this machine does not have that address")
+            format!(
+                "cannot listen on {shown}: this machine does not have that address; `ip address` shows those it has"
+            )
         }
         _ => format!("cannot listen on {shown}: {error}"),
     }
@@ -178,8 +205,18 @@ fn failure(name: &str, address: SocketAddr, error: &io::Error) -> String {
 /// Owner and group may connect: a reverse proxy is let in by group.
 const SOCKET_MODE: u32 = 0o660;
 
+/// The longest path that the system takes for a socket, in bytes.
+const LONGEST_PATH: usize = 107;
+
 fn bind_unix(path: &Path) -> Result<Listener, String> {
-    let shown = path.display();
+    let shown = format!("unix:{}", path.display());
+    let length = path.as_os_str().len();
+    if length > LONGEST_PATH {
+        return Err(format!(
+            "cannot listen on {shown}: the path has {length} bytes, and the system takes {LONGEST_PATH} for a socket; \
+             choose a shorter one"
+        ));
+    }
     remove_stale(path)?;
     let bound = || -> io::Result<Listener> {
         let address = net::SocketAddrUnix::new(path)?;
@@ -194,7 +231,9 @@ fn bind_unix(path: &Path) -> Result<Listener, String> {
         Ok(Listener(Socket::Unix(UnixListener::from(socket), file)))
     };
     bound().map_err(|error| match error.kind() {
-        ErrorKind::NotFound => format!("cannot listen on {shown}: its directory does not exist"),
+        ErrorKind::NotFound => {
+            format!("cannot listen on {shown}: its directory does not exist; make it or name another")
+        }
         ErrorKind::PermissionDenied => {
             format!(
                 "cannot listen on {shown}: permission denied; uid {} must be able to write to its directory",
@@ -207,7 +246,7 @@ fn bind_unix(path: &Path) -> Result<Listener, String> {
 
 /// A socket that nobody answers on is what a killed server leaves behind. Anything else is someone's.
 fn remove_stale(path: &Path) -> Result<(), String> {
-    let shown = path.display();
+    let shown = format!("unix:{}", path.display());
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     if !found.file_type().is_socket() {
         return Err(format!(
@@ -264,7 +303,11 @@ async fn accept_all(
 ) {
     let mut doors = Doors::open(listeners);
     let mut back_off = None;
+    let mut crowd = Crowd::default();
     loop {
+        if permits.available_permits() == 0 {
+            crowd.tell(app.connections());
+        }
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match doors.accept().await {
             Ok(guest) => {
@@ -295,6 +338,27 @@ async fn accept_all(
                 tokio::time::sleep(pause).await;
                 back_off = Some((pause * 2).min(BACK_OFF.1));
             }
+        }
+    }
+}
+
+/// How long nothing more is said of connections that wait, once something was.
+const SAID: Duration = Duration::from_secs(60);
+
+/// Says that nobody else is let in just now, but not for each who waits.
+#[derive(Default)]
+struct Crowd {
+    said: Option<Instant>,
+}
+
+impl Crowd {
+    fn tell(&mut self, limit: usize) {
+        if self.said.is_none_or(|said| said.elapsed() >= SAID) {
+            self.said = Some(Instant::now());
+            log::warn!(
+                "all {limit} connections are in use, and further ones wait until one of them ends: if this happens \
+                 often, raise the option connections.limit or lower idle.timeout"
+            );
         }
     }
 }
@@ -421,6 +485,18 @@ mod tests {
         assert!(failures[0].contains("address in use"), "{failures:?}");
         assert!(failures[1].contains("does not have that address"), "{failures:?}");
         assert!(failures[2].contains("no port"), "{failures:?}");
+    }
+
+    #[test]
+    fn an_address_that_is_asked_for_twice_is_not_said_to_be_someone_elses() {
+        let free = bind(&[tcp("127.0.0.1:0")]).unwrap();
+        let port = free[0].url("http", "").rsplit(':').next().unwrap().to_owned();
+        drop(free);
+        for first in ["127.0.0.1", "0.0.0.0"] {
+            let twice = [tcp(&format!("{first}:{port}")), tcp(&format!("127.0.0.1:{port}"))];
+            let failures = bind(&twice).err().unwrap();
+            assert!(failures[0].contains("before it in the option listen"), "{failures:?}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::config::{self, LogFormat};
 use line::{Json, Sink, Text};
 use log::{Log, Metadata, Record};
 use queue::{Output, Queue};
+use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -79,12 +80,11 @@ impl Held {
 impl Handle {
     /// Opens the log file anew, after a rotation moved the old one away. What was logged before
     /// goes to the old file, which stays in use where this fails. Without a log file there is
-    /// nothing to do.
-    pub fn reopen(&self) -> Result<(), String> {
-        if let Some(path) = &self.file {
-            self.queue.redirect(Box::new(open(path)?));
-        }
-        Ok(())
+    /// nothing to do, which `false` says.
+    pub fn reopen(&self) -> Result<bool, String> {
+        let Some(path) = &self.file else { return Ok(false) };
+        self.queue.redirect(Box::new(open(path)?));
+        Ok(true)
     }
 
     /// Writes what is queued and ends the log, but waits no longer than `patience` for an output
@@ -158,8 +158,18 @@ fn filter(directives: &str) -> Result<env_filter::Filter, String> {
 
 /// Readable by the group, so that an operator need not be root to read it.
 fn open(path: &Path) -> Result<File, String> {
-    let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
-    file.map_err(|error| format!("cannot open the log file {}: {error}", path.display()))
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o640);
+    // A pipe that nobody reads is an error: to wait for its reader would hold up the start, or a reload.
+    options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    options.open(path).map_err(|error| {
+        let uid = rustix::process::geteuid().as_raw();
+        format!(
+            "cannot open the log file {}: {error}; uid {uid} must be able to write it: correct that, or name another \
+             with log.file",
+            path.display()
+        )
+    })
 }
 
 /// The line that takes the place of lines that were lost.

@@ -101,8 +101,28 @@ fn add_version(
     if !protocol::may_append(held.latest, parent) {
         return Ok(Outcome::Conflict { latest: held.latest });
     }
+    if let Some(child) = left_behind(writer, client, held.latest, parent)? {
+        return Ok(Outcome::Conflict { latest: child });
+    }
     writer.append_version(client, new, parent, segment)?;
     Ok(Outcome::Added { version: new, urgency: protocol::urgency(policy.snapshot, held.snapshot, now) })
+}
+
+/// The child that this parent has although the client has no latest version: whoever deletes a
+/// client by hand, or inserts it anew, may leave its versions where they are. A second child would
+/// branch the chain. The conflict makes the replica fetch what is there, to the end, and there its
+/// version is accepted.
+fn left_behind(
+    writer: &mut dyn Writer,
+    client: ClientId,
+    latest: VersionId,
+    parent: VersionId,
+) -> Result<Option<VersionId>> {
+    if latest != VersionId::NIL {
+        return Ok(None);
+    }
+    let found = writer.child(client, parent, 0)?;
+    Ok(found.and_then(|found| found.child).map(|(child, _)| child))
 }
 
 fn add_snapshot(

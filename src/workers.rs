@@ -1,9 +1,11 @@
 //! The one place where async meets blocking: named threads behind bounded queues.
 //!
-//! Reads run on threads of their own, so that a cold disk never holds up the network. Writes run
-//! on one thread that commits whatever is queued in one transaction: while one commit waits for
-//! the disk, the next group gathers. There is no timer, so an idle server adds no latency.
-//! Nothing is answered before the commit that contains it.
+//! A read that the page cache can answer takes some microseconds, less than it takes to wake a
+//! thread, so reads run where they are asked. As soon as one turns out slow, the disk is cold or
+//! busy, and for a while all reads go to threads of their own, so that it does not hold up the
+//! network. Large bodies always do. Writes run on one thread that commits whatever is queued in one
+//! transaction: while one commit waits for the disk, the next group gathers. There is no timer, so
+//! an idle server adds no latency. Nothing is answered before the commit that contains it.
 
 mod syncs;
 
@@ -15,16 +17,23 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 /// Jobs that may wait in each queue. Above it a caller gets [`Failure::Busy`].
 const QUEUE: usize = 4096;
 
-/// Threads that answer reads of small bodies.
+/// Threads that answer reads of small bodies while the disk is slow.
 const READERS: usize = 2;
+
+/// A read that takes longer has waited for the disk.
+const SLOW_READ: Duration = Duration::from_millis(1);
+
+/// How long reads go to threads of their own after one that was slow.
+const SLOW_SPELL: Duration = Duration::from_millis(500);
 
 /// A body of this many bytes or more is moved by itself: it would hold up those that share its
 /// transaction, and on the reading side the thread that they wait for.
@@ -41,6 +50,16 @@ pub struct Workers {
     large_reads: Sender<Job<Read>>,
     writes: Sender<Job<Write>>,
     syncs: Arc<Syncs>,
+    here: Arc<Here>,
+}
+
+/// What answers reads where they are asked.
+struct Here {
+    storage: Arc<dyn Storage>,
+    policy: Policy,
+    start: Instant,
+    /// Until when the disk counts as slow, in microseconds since the start.
+    slow_until: AtomicU64,
 }
 
 /// The threads, to be joined once every [`Workers`] is gone.
@@ -69,6 +88,8 @@ impl Workers {
         let (reads, read_jobs) = bounded(QUEUE);
         let (large_reads, large_jobs) = bounded(QUEUE);
         let (writes, write_jobs) = bounded(QUEUE);
+        let here =
+            Here { storage: storage.clone(), policy, start: Instant::now(), slow_until: AtomicU64::new(0) };
         let mut threads = Vec::new();
         for n in 0..READERS {
             threads.push(reader(format!("reader-{n}"), storage.clone(), policy, read_jobs.clone())?);
@@ -77,14 +98,15 @@ impl Workers {
         let syncs = Arc::new(Syncs::default());
         let noted = syncs.clone();
         threads.push(spawn("writer".to_owned(), move || write_all(&*storage, &policy, &write_jobs, &noted))?);
-        Ok((Workers { reads, large_reads, writes, syncs }, Threads(threads)))
+        Ok((Workers { reads, large_reads, writes, syncs, here: Arc::new(here) }, Threads(threads)))
     }
 
     /// Answers one request. A write is durable when its outcome arrives.
     pub async fn call(&self, request: Request) -> std::result::Result<Outcome, Failure> {
         match request {
             Request::Read(read) if room(&read) >= LARGE => send(&self.large_reads, Some(read)).await,
-            Request::Read(read) => send(&self.reads, Some(read)).await,
+            Request::Read(read) if self.here.is_slow() => send(&self.reads, Some(read)).await,
+            Request::Read(read) => self.here.answer(&read).map_err(Failure::Storage),
             Request::Write(write) => send(&self.writes, Some(write)).await,
         }
     }
@@ -102,6 +124,27 @@ impl Workers {
         let read = send(&self.reads, Some(Read::GetChildVersion { client, parent, room: 0 }));
         let (read, written) = tokio::join!(read, send(&self.writes, None));
         read.and(written).map(|_| ())
+    }
+}
+
+impl Here {
+    fn is_slow(&self) -> bool {
+        self.slow_until.load(Relaxed) > self.micros()
+    }
+
+    fn answer(&self, read: &Read) -> Result<Outcome> {
+        let began = self.micros();
+        let run = || self.storage.reading(|reader| service::read(reader, &self.policy, read));
+        let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(panicked()));
+        let ended = self.micros();
+        if ended - began > SLOW_READ.as_micros() as u64 {
+            self.slow_until.store(ended + SLOW_SPELL.as_micros() as u64, Relaxed);
+        }
+        outcome
+    }
+
+    fn micros(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
     }
 }
 
@@ -175,6 +218,9 @@ fn write_all(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<Job<Write>>
         }
     }
     let noted = syncs.take_all();
+    if noted.is_empty() {
+        return;
+    }
     if let Err(error) = storage.writing(|writer| writer.note_syncs(&noted)) {
         log::warn!("who synced last is not noted: {error}");
     }
@@ -211,7 +257,8 @@ fn each<T>(batch: &[Job<T>], mut work: impl FnMut(&T) -> Result<Outcome>) -> Res
 }
 
 /// Answers a batch together; where that fails, each job by itself, so that one request that cannot
-/// be served does not fail those that happened to share its transaction.
+/// be served does not fail those that happened to share its transaction. A database that another
+/// process holds fails all of them alike, and each attempt would wait for it anew.
 fn answer<T>(batch: Vec<Job<T>>, run: impl Fn(&[Job<T>]) -> Result<Vec<Outcome>> + Copy) {
     match catch_unwind(AssertUnwindSafe(|| run(&batch))).unwrap_or_else(|_| Err(panicked())) {
         Ok(outcomes) => {
@@ -220,7 +267,9 @@ fn answer<T>(batch: Vec<Job<T>>, run: impl Fn(&[Job<T>]) -> Result<Vec<Outcome>>
                 let _ = job.reply.send(Ok(outcome));
             }
         }
-        Err(_) if batch.len() > 1 => batch.into_iter().for_each(|job| answer(vec![job], run)),
+        Err(error) if batch.len() > 1 && error.kind != Kind::Busy => {
+            batch.into_iter().for_each(|job| answer(vec![job], run))
+        }
         Err(error) => batch.into_iter().for_each(|job| {
             let _ = job.reply.send(Err(error.clone()));
         }),
@@ -234,4 +283,35 @@ fn panicked() -> Error {
 fn unix_seconds() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// Answers three requests whose transactions all fail like this; returns how many were tried.
+    fn attempts(kind: Kind) -> usize {
+        let (jobs, mut replies): (Vec<_>, Vec<_>) = (0..3)
+            .map(|_| {
+                let (reply, answer) = oneshot::channel();
+                (Job { request: Some(()), reply }, answer)
+            })
+            .unzip();
+        let attempts = Cell::new(0);
+        answer(jobs, |_| {
+            attempts.set(attempts.get() + 1);
+            Err(Error::new(kind, "no"))
+        });
+        for reply in &mut replies {
+            assert_eq!(reply.try_recv().unwrap().unwrap_err().kind, kind);
+        }
+        attempts.get()
+    }
+
+    #[test]
+    fn a_failed_group_is_tried_one_by_one_except_where_another_process_is_in_the_way() {
+        assert_eq!(attempts(Kind::Full), 1 + 3);
+        assert_eq!(attempts(Kind::Busy), 1);
+    }
 }

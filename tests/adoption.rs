@@ -129,6 +129,47 @@ fn what_another_program_writes_into_the_adopted_tables_is_served() {
     assert_eq!(replica.add_version(NIL, b"the first").status, 200);
 }
 
+/// Whoever deletes a client's row by hand, or puts a new one in its place, leaves its versions.
+#[test]
+fn a_client_deleted_by_hand_finds_its_way_along_the_versions_that_were_left() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start_in(dir.path(), &[]);
+    for by_hand in [None, Some("INSERT INTO clients (client_id, latest_version_id) VALUES (?1, ?2)")] {
+        let client = Uuid::new_v4().to_string();
+        let mut replica = Replica::new(&server, &client);
+        let first = replica.add_version(NIL, b"1").version();
+        let last = replica.add_version(&first, b"2").version();
+        let database = open(&dir);
+        database.execute("DELETE FROM clients WHERE client_id = ?1", [&client]).expect("a client is deleted");
+        if let Some(by_hand) = by_hand {
+            database.execute(by_hand, [&client, NIL]).expect("a client is inserted");
+        }
+        // A second first version would be a branch; as after any conflict, the replica catches up.
+        let conflict = replica.add_version(NIL, b"fresh");
+        assert_eq!((conflict.status, conflict.header("x-parent-version-id")), (409, Some(&first[..])));
+        assert_eq!(replica.add_version(&first, b"stale").status, 409);
+        assert_eq!(replica.walk(NIL).pop().expect("versions").1, last);
+        assert_eq!(replica.add_version(&last, b"3").status, 200);
+        assert_eq!(replica.walk(NIL).len(), 3);
+    }
+}
+
+#[test]
+fn a_large_snapshot_disowned_by_hand_does_not_stop_its_client() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let server = Server::start_in(dir.path(), &[]);
+    let mut replica = Replica::of_new_client(&server);
+    let first = replica.add_version(NIL, b"1").version();
+    assert_eq!(replica.add_snapshot(&first, &[7; 100_000]).status, 200);
+    open(&dir).execute("UPDATE clients SET snapshot_version_id = NULL", []).expect("one may try");
+    assert_eq!(replica.snapshot().status, 404);
+    let second = replica.add_version(&first, b"2");
+    assert_eq!((second.status, second.header("x-snapshot-request")), (200, Some("urgency=high")));
+    assert_eq!(replica.add_snapshot(&second.version(), &[8; 100_000]).status, 200);
+    assert_eq!(replica.snapshot().body, [8; 100_000]);
+    assert_eq!(replica.add_version(&second.version(), b"3").header("x-snapshot-request"), None);
+}
+
 #[test]
 fn two_children_of_one_parent_are_reported_and_served_but_not_repaired() {
     let dir = copy_of("tss-sqlite");

@@ -41,7 +41,7 @@ enum Step {
 fn any_interleaving_of_requests_is_answered_as_the_model_answers() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let server = RefCell::new(Some(Server::start_in(dir.path(), OPTIONS)));
-    let cases = soak(60, 2000) as u32;
+    let cases = soak(60, 800) as u32;
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let steps = prop::collection::vec(step(), 1..80);
     let property = |steps: Vec<Step>| {
@@ -237,7 +237,7 @@ enum Told {
 fn racing_replicas_are_told_one_and_the_same_history() {
     let server = Server::start(&["--snapshot-versions", "1000000"]);
     let mut random = Random::new("racing replicas");
-    let (client, steps) = (Uuid::new_v4().to_string(), soak(300, 5000));
+    let (client, steps) = (Uuid::new_v4().to_string(), soak(300, 2000));
     let told: Vec<Vec<Told>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..6)
             .map(|_| {

@@ -66,7 +66,7 @@ fn replicas_of_several_clients_agree_after_concurrent_edits() {
             scope.spawn(move || {
                 let device = || Box::new(NewGeneration::new(&account)) as Box<dyn Device>;
                 let mut devices: Vec<_> = (0..3).map(|_| device()).collect();
-                let tasks = live_and_agree(&mut devices, &mut random, soak(8, 200));
+                let tasks = live_and_agree(&mut devices, &mut random, soak(8, 120));
                 leave_versions_after_the_snapshot(&mut devices[0], server, &account);
                 let mut fresh = device();
                 fresh.sync(true).expect("a fresh replica syncs");

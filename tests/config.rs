@@ -234,7 +234,8 @@ fn relative_paths_are_meant_from_the_working_directory() {
 #[test]
 fn secrets_come_from_files_and_credentials_and_are_never_shown() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let path = write_secret(dir.path(), "client_id", &format!("{CLIENT}\n{OTHER}\n"), 0o600);
+    let ids = format!("# mine\n{CLIENT} # telephone and desk\n{OTHER}\n");
+    let path = write_secret(dir.path(), "client_id", &ids, 0o600);
     let credential = [("CREDENTIALS_DIRECTORY", dir.path().to_str().expect("plain text"))];
     let named = [("CLIENT_ID_FILE", path.to_str().expect("plain text"))];
     let masked = r#"["********", "********"]"#;
@@ -307,6 +308,25 @@ fn a_data_directory_that_nobody_can_choose_is_a_problem_of_the_configuration() {
 }
 
 #[test]
+fn what_serve_would_refuse_is_no_valid_configuration() {
+    for args in [["config", "check"].as_slice(), &["serve"]] {
+        let output = sync_server(&[("DAEMONIZE", "yes")], args);
+        assert_eq!(output.status.code(), Some(78), "{args:?}");
+        assert!(stderr(&output).contains("LOG_FILE"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn problems_of_the_file_are_told_in_the_order_of_its_lines() {
+    let (_dir, path) = file("zebra = 1\nant = 2\n[log]\nmouse = 3\ncat = 4\n");
+    let output = sync_server(&[("CONFIG", path.as_str())], &["config", "check"]);
+    let told = stderr(&output);
+    let lines: Vec<&str> =
+        told.lines().filter_map(|line| line.split(" line ").nth(1)?.split(':').next()).collect();
+    assert_eq!(lines, ["1", "2", "4", "5"], "{told}");
+}
+
+#[test]
 fn going_into_the_background_under_a_service_manager_is_usage() {
     for args in [["--daemonize"].as_slice(), &["serve", "--daemonize"], &["--daemonize=yes"]] {
         let output = sync_server(&[("NOTIFY_SOCKET", "/nowhere/notify")], args);
@@ -332,9 +352,10 @@ fn every_line_of_the_example_is_valid() {
     assert!(options.len() > 20, "{options:?}");
     let (_dir, path) = file(&options.join("\n"));
     let variables = [("CONFIG", path.as_str()), ("DATA_DIR", "")];
-    let output = sync_server(&variables, &["config", "check"]);
+    // Shown, not checked: the example's certificate is not on this machine.
+    let output = sync_server(&variables, &["config", "show"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    let shown = stdout(&sync_server(&variables, &["config", "show"]));
+    let shown = stdout(&output);
     assert_eq!(shown.matches(&format!("# {path} line ")).count(), options.len(), "{shown}");
     assert_eq!(stdout(&sync_server(&[], &["config", "check"])), "ok\n");
 }
@@ -379,4 +400,19 @@ fn write_secret(dir: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
     std::fs::write(&path, text).expect("a file can be written");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("it is ours");
     path
+}
+
+#[test]
+fn a_connection_to_postgres_is_refused_rather_than_ignored() {
+    let output = sync_server(&[("CONNECTION", "postgresql://somewhere/tasks")], &["config", "check"]);
+    assert_eq!(output.status.code(), Some(78));
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert!(said.contains("CONNECTION") && !said.contains("somewhere"), "{said}");
+}
+
+#[test]
+fn the_check_reads_the_certificate() {
+    let output = sync_server(&[], &["config", "check", "--tls-cert=/nowhere.pem", "--tls-key=/nowhere.key"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8(output.stderr).expect("text").contains("/nowhere.pem"));
 }

@@ -36,7 +36,7 @@ fn kill_9_under_load_loses_nothing_that_was_acknowledged() {
     };
     let mut accounts: Vec<Account> = (0..CLIENTS).map(new).collect();
     let mut interrupted = 0;
-    for _ in 0..soak(10, 150) {
+    for _ in 0..soak(10, 60) {
         let mut server = Server::start_in(dir.path(), &[]);
         load_and_kill(&mut server, &mut accounts, &mut random);
         let in_flight = accounts.iter().filter(|account| account.in_flight.is_some()).count();

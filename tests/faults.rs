@@ -125,6 +125,44 @@ fn too_little_space_for_the_copy_is_told_with_what_is_needed_and_the_options() {
 }
 
 #[test]
+fn a_disk_without_any_space_is_told_at_the_start() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let length = fixture().metadata().expect("the fixture is there").len();
+    let file_system = format!(
+        r#"mount -t tmpfs -o size={} tmpfs "$1" && cp "{}" "$1" && ! cat /dev/zero >"$1/rest" 2>/dev/null"#,
+        length + 8192,
+        fixture().display()
+    );
+    let Some(command) = with_mounts(&file_system, dir.path()) else { return };
+    expect(&refusal(command, dir.path()), &[&shown(dir.path()), "no space", "df -h"]);
+}
+
+#[test]
+fn something_else_in_the_place_of_the_database_is_named_and_left_alone() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join(DATABASE);
+    fs::create_dir(&file).expect("a directory");
+    expect(&refusal(program(), dir.path()), &[&shown(&file), "a directory is in the file's place"]);
+    fs::remove_dir(&file).expect("it is empty");
+    let target = dir.path().join("elsewhere");
+    std::os::unix::fs::symlink(&target, &file).expect("a link");
+    expect(&refusal(program(), dir.path()), &[&shown(&file), "a link that leads nowhere"]);
+    assert!(!target.exists());
+}
+
+#[test]
+fn a_database_that_its_owner_may_not_write_is_named_with_the_command() {
+    let user = User::without_rights();
+    let dir = user.directory();
+    let file = dir.path().join(DATABASE);
+    fs::copy(fixture(), &file).expect("a copy");
+    set_mode(&file, 0o400);
+    user.own(&file);
+    user.own(dir.path());
+    expect(&refusal(user.program(), dir.path()), &[&shown(&file), "chmod -R u+rwX"]);
+}
+
+#[test]
 fn files_that_become_immutable_refuse_adds_until_they_can_be_written_again() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let server = Server::start_in(dir.path(), &[]);
@@ -153,14 +191,42 @@ fn a_directory_that_is_moved_away_and_back_loses_nothing() {
     assert_eq!(chain.add(1000), 200);
     fs::rename(&here, &away).expect("the directory can be moved");
     for _ in 0..5 {
-        let status = chain.add(1000);
-        assert!(status == 200 || status == 503, "{status}: {}", server.log().text());
+        assert_eq!(chain.add(1000), 503, "{}", server.log().text());
     }
     fs::rename(&away, &here).expect("the directory can be moved back");
     chain.recover(&server);
     chain.check(&server);
     server.stop();
     chain.check(&Server::start_in(&here, &[]));
+}
+
+/// What is written to a file without a name is lost with the process.
+#[test]
+fn a_database_that_was_removed_or_replaced_takes_no_adds_that_would_be_lost() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (here, away) = (dir.path().join(DATABASE), dir.path().join("away"));
+    let server = Server::start_in(dir.path(), &[]);
+    let mut chain = Chain::new(&server);
+    assert_eq!(chain.add(1000), 200);
+    chain.check_reads();
+    for replacement in [None, Some(&away)] {
+        fs::hard_link(&here, dir.path().join("kept")).expect("a second name");
+        match replacement {
+            None => fs::remove_file(&here).expect("the database can be removed"),
+            Some(other) => {
+                fs::copy(&here, other).expect("a copy of it");
+                fs::rename(other, &here).expect("the database can be replaced");
+            }
+        }
+        assert_eq!(chain.add(1000), 503);
+        let said = server.log().wait_for("removed or replaced while");
+        assert!(said.contains(&shown(&here)), "{said}");
+        assert_eq!(server.request("GET", "/readyz", &[], b"").status, 503);
+        fs::rename(dir.path().join("kept"), &here).expect("the same file comes back");
+        assert_eq!(chain.add(1000), 200);
+    }
+    server.stop();
+    chain.check(&Server::start_in(dir.path(), &[]));
 }
 
 #[test]

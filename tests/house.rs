@@ -13,7 +13,10 @@ struct Room {
 
 const ROOMS: &[Room] = &[
     Room { name: "admin", uses: &["config", "control", "protocol", "storage"] },
-    Room { name: "cli", uses: &["admin", "config", "control", "healthcheck", "lifecycle", "protocol"] },
+    Room {
+        name: "cli",
+        uses: &["admin", "config", "control", "healthcheck", "lifecycle", "protocol", "tls"],
+    },
     Room { name: "config", uses: &["protocol"] },
     Room { name: "control", uses: &["config", "storage"] },
     Room { name: "daemon", uses: &[] },

@@ -117,6 +117,64 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
+fn the_same_signal_at_once_again_is_its_echo() {
+    let mut server = Server::start(&["--shutdown-timeout", "1h"]);
+    let mut upload = half_upload(&server, NIL);
+    server.signal("TERM");
+    server.log().wait_for("stopping: SIGTERM");
+    server.signal("TERM");
+    std::thread::sleep(Duration::from_millis(100));
+    upload.send(b"56789");
+    assert_eq!(upload.response().status, 200);
+    assert_eq!(server.wait().code(), Some(0), "{}", server.log().text());
+}
+
+#[test]
+fn why_it_did_not_start_is_in_the_log_file_too() {
+    let dir = directory();
+    std::fs::write(dir.path().join("data"), "").expect("a file");
+    let log = dir.path().join("log");
+    let mut command = program();
+    command.args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(dir.path().join("data"));
+    let output = run(command.arg("--log-file").arg(&log));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("is not a directory"), "{}", stderr(&output));
+    line_of(&log, "[ERROR] lifecycle: the data directory");
+}
+
+/// The program with this many files that it may open at most, `-S` for what it may raise.
+fn with_files(limit: &str, dir: &Path) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!(r#"ulimit {limit} && exec "$@""#), "sh"]).env_clear();
+    command.arg(program().get_program()).args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(dir);
+    command
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_as_far_as_connections_need_it() {
+    let dir = directory();
+    let server = Server::spawn(with_files("-S -n 200", dir.path()), dir.path());
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid())).expect("its limits");
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+    assert_eq!(files.split_whitespace().nth(3), Some("1124"), "{files}");
+    server.stop();
+}
+
+#[test]
+fn idle_connections_take_no_files_that_the_database_needs() {
+    let dir = directory();
+    let server = Server::spawn(with_files("-n 180", dir.path()), dir.path());
+    let warning = server.log().wait_for("[WARN]");
+    assert!(warning.contains("only 80 connections") && warning.contains("LimitNOFILE"), "{warning}");
+    let mut connections: Vec<_> = (0..150).map(|_| server.connect()).collect();
+    server.log().wait_for("all 80 connections are in use");
+    for connection in &mut connections[..80] {
+        assert_eq!(connection.request("GET", "/readyz", &[], b"").status, 200);
+    }
+    server.stop();
+}
+
+#[test]
 fn the_start_tells_what_runs_where_and_what_taskwarrior_needs() {
     let dir = directory();
     let server = Server::start_in(&dir.path().join("new/data"), &["--base-path", "/tasks/"]);
@@ -506,9 +564,11 @@ fn what_goes_wrong_on_the_way_to_the_background_is_seen_on_the_terminal() {
     let dir = directory();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
+    assert!(Command::new("mkfifo").arg(dir.path().join("pipe")).status().expect("mkfifo runs").success());
     let cases: &[(&[&str], i32, &str)] = &[
         (&["--log-file", "log", "--listen", &address], 1, "address in use"),
         (&["--log-file", "missing/log"], 1, "cannot open the log file"),
+        (&["--log-file", "pipe"], 1, "cannot open the log file"),
         (&["--log-file", "log", "--pid-file", "missing/pid"], 1, "missing/pid"),
         (&[], 78, "log.file"),
     ];
@@ -516,7 +576,7 @@ fn what_goes_wrong_on_the_way_to_the_background_is_seen_on_the_terminal() {
         let output = run(&mut daemonize(dir.path(), args));
         let message = stderr(&output);
         assert_eq!(output.status.code(), Some(*code), "{args:?}: {message}");
-        assert!(message.contains(expected), "{args:?}: {message}");
+        assert_eq!(message.matches(expected).count(), 1, "{args:?}: {message}");
     }
     let output = run(daemonize(dir.path(), &["--log-file", "log"]).env("NOTIFY_SOCKET", "/run/notify"));
     assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
@@ -613,6 +673,10 @@ fn a_data_directory_of_somebody_else_is_refused_with_the_command_that_helps() {
     assert!([&us, &chown].iter().all(|part| message.contains(*part)), "{message}");
 
     let missing = data.join("below");
+    let message = start(&missing);
+    let enter = format!("sudo chmod a+x {}", data.display());
+    assert!([&us, &enter].iter().all(|part| message.contains(*part)), "{message}");
+    std::fs::set_permissions(&data, PermissionsExt::from_mode(0o755)).expect("it is ours");
     let message = start(&missing);
     let install = format!("sudo install -d -m 700 -o {NOBODY} -g {NOBODY} {}", missing.display());
     assert!([&us, &install].iter().all(|part| message.contains(*part)), "{message}");

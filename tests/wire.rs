@@ -473,6 +473,22 @@ fn broken_unknown_and_exploding_encodings_are_refused() {
     assert!(Replica::new(&server, CLIENT).child_version(NIL).body == exact);
 }
 
+/// Their chunks hold something else than the body, and it must not be stored in its place.
+#[test]
+fn transfer_codings_other_than_chunked_are_refused_and_nothing_is_stored() {
+    let server = Server::start(&[]);
+    for codings in ["gzip, chunked", "deflate, chunked", "chunked\r\nTransfer-Encoding: chunked"] {
+        let mut connection = server.connect();
+        let head = format!(
+            "POST /v1/client/add-version/{NIL} HTTP/1.1\r\nHost: test\r\nX-Client-Id: {CLIENT}\r\n\
+             Content-Type: {SEGMENT}\r\nTransfer-Encoding: {codings}\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        );
+        connection.send(head.as_bytes());
+        expect_refusal(&connection.response(), 501);
+    }
+    assert_eq!(Replica::new(&server, CLIENT).child_version(NIL).status, 404);
+}
+
 /// One winner, fifteen conflicts that all name it.
 fn race(server: &Server, client: &str, parent: &str) {
     let barrier = std::sync::Barrier::new(16);
@@ -671,6 +687,11 @@ fn with_creation_off_unknown_clients_are_refused_everywhere_and_known_ones_serve
     expect_refusal(&unknown.snapshot(), 403);
     expect_refusal(&unknown.add_version(NIL, b"segment"), 403);
     expect_refusal(&unknown.add_snapshot(NIL, b"snapshot"), 403);
+    // A large body is refused before it comes: nobody unknown can make the server hold it.
+    let mut connection = server.connect();
+    let headers = [("X-Client-Id", &*other), ("Content-Type", SEGMENT)];
+    connection.send_head("POST", &format!("/v1/client/add-version/{NIL}"), &headers, 100 * 1024 * 1024);
+    expect_refusal(&connection.response(), 403);
     let line = server.log().wait_for("create_clients to true");
     assert!(line.contains(&other[..8]) && !line.contains(&other), "{line}");
 }

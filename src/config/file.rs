@@ -91,12 +91,12 @@ pub struct Found {
 
 /// Takes the file apart; what is wrong with it as TOML, or with its keys, is added to `problems`.
 pub fn parse(file: &File, problems: &mut Vec<String>) -> BTreeMap<&'static str, Found> {
-    let mut keys = Keys { file, text: "", found: BTreeMap::new(), problems };
+    let mut keys = Keys { file, text: "", found: BTreeMap::new(), problems: Vec::new() };
     let text = match &file.text {
         Ok(text) => text,
         Err(why) => {
             let path = file.path.display();
-            keys.problems.push(format!(
+            problems.push(format!(
                 "config ({path}): {why}; correct the path or the file's permissions, or name another file with \
                  --config"
             ));
@@ -112,6 +112,9 @@ pub fn parse(file: &File, problems: &mut Vec<String>) -> BTreeMap<&'static str, 
     if errors.is_empty() {
         keys.walk("", document.get_ref());
     }
+    // As someone reads who goes through the file and corrects them.
+    keys.problems.sort_by_key(|(line, _)| *line);
+    problems.extend(keys.problems.into_iter().map(|(_, problem)| problem));
     keys.found
 }
 
@@ -120,7 +123,8 @@ struct Keys<'a> {
     file: &'a File,
     text: &'a str,
     found: BTreeMap<&'static str, Found>,
-    problems: &'a mut Vec<String>,
+    /// With the line that each is on.
+    problems: Vec<(usize, String)>,
 }
 
 impl Keys<'_> {
@@ -162,7 +166,7 @@ impl Keys<'_> {
 
     fn complain(&mut self, span: Range<usize>, what: String) {
         let line = self.line(span);
-        self.problems.push(format!("{} line {line}: {what}", self.file.path.display()));
+        self.problems.push((line, format!("{} line {line}: {what}", self.file.path.display())));
     }
 
     fn line(&self, span: Range<usize>) -> usize {

@@ -59,6 +59,14 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, Vec<String>> {
             Err(problem) => problems.push(problem),
         }
     }
+    if sources.environment.var("CONNECTION").is_some() {
+        // Ignored, it would start an empty history beside the one that people have.
+        problems.push(
+            "environment CONNECTION: this version keeps its data in SQLite only and cannot use a Postgres database; \
+             unset CONNECTION, or go on with taskchampion-sync-server-postgres"
+                .to_owned(),
+        );
+    }
     config.file = sources.file.as_ref().map(|file| file.path.clone());
     if problems.is_empty() {
         problems.extend(contradiction(&config, &effective));
@@ -144,7 +152,8 @@ fn surroundings(setting: &Setting, sources: &Sources) -> Result<Option<(Origin, 
         let text = secret.file.text.as_ref().map_err(|why| {
             format!("{} ({}): {why}; correct the path or the file's permissions", setting.key, secret.origin)
         })?;
-        let lines = text.split_whitespace().flat_map(|text| split(setting, text)).collect();
+        let lines = text.lines().map(|line| remark_off(setting, line));
+        let lines = lines.flat_map(str::split_whitespace).flat_map(|text| split(setting, text)).collect();
         given.push((secret.origin.clone(), lines));
     }
     if given.len() > 1 {
@@ -156,6 +165,14 @@ fn surroundings(setting: &Setting, sources: &Sources) -> Result<Option<(Origin, 
         ));
     }
     Ok(given.pop())
+}
+
+/// A list of many may say whose each one is, behind a `#`; a single secret may contain one.
+fn remark_off<'a>(setting: &Setting, line: &'a str) -> &'a str {
+    match line.split_once('#') {
+        Some((value, _)) if setting.kind.shape == Shape::List => value,
+        _ => line,
+    }
 }
 
 fn split(setting: &Setting, text: &str) -> Vec<String> {

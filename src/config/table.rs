@@ -154,7 +154,7 @@ pub static TABLE: &[Setting] = &[
         secret: true,
         names: Names { short: Some('C'), long: Some("allow-client-id"), ..DERIVED },
         doc: "The clients that may use the server",
-        long: "Every other client is refused. A client ID is a credential: prefer CLIENT_ID_FILE (one ID a line) \
+        long: "Every other client is refused. A client ID is a credential: prefer CLIENT_ID_FILE (one ID a line, and `# remarks`) \
                or a systemd credential named client_id to a flag, which every user of the machine can see.",
         set: |config, text, _| {
             let (client, shown) = value::client_id(text)?;
@@ -300,7 +300,8 @@ pub static TABLE: &[Setting] = &[
         kind: &NUMBER,
         default: Some("1024"),
         doc: "How many connections may be open at once",
-        long: "Further ones wait in the kernel's queue. Each takes a file descriptor.",
+        long: "Further ones wait in the kernel's queue. Each takes a file descriptor: the limit of open files is raised \
+               as far as the system lets the server, and where that is not enough, fewer are let in.",
         set: |config, text, _| put(&mut config.limits.connections, value::count(text)),
         ..PLAIN
     },
@@ -308,10 +309,10 @@ pub static TABLE: &[Setting] = &[
         key: "shutdown.timeout",
         section: LIMITS,
         kind: &TIME,
-        default: Some("20s"),
+        default: Some("8s"),
         doc: "How long requests in flight may take once the server is told to stop",
-        long: "Connections without a request are closed at once. Keep it below the time after which systemd \
-               (90 s) or a container engine (10 s for Docker) kills.",
+        long: "Connections without a request are closed at once. Keep it below the time after which a \
+               container engine (10 s for Docker) or systemd (90 s) kills.",
         set: |config, text, _| put(&mut config.limits.shutdown_timeout, value::duration_or_none(text)),
         ..PLAIN
     },

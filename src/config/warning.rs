@@ -35,13 +35,6 @@ pub fn warnings(config: &Config, sources: &Sources, effective: &[Effective]) -> 
                 .to_owned(),
         );
     }
-    if config.daemonize && config.log.file.is_none() {
-        warnings.push(
-            "daemonize: standard error is closed in the background, so the log is lost; \
-             give log.file as well"
-                .to_owned(),
-        );
-    }
     if config.pid_file.is_some() && !config.daemonize {
         warnings.push("pid_file: it is written only where daemonize is true; leave it out".to_owned());
     }
@@ -114,7 +107,6 @@ mod tests {
     fn what_makes_clients_fail_or_does_nothing_is_warned_of() {
         assert!(of_environment([("BODY_LIMIT", "1MiB")]).contains("body.limit"));
         assert!(of_environment([("IDLE_TIMEOUT", "60s")]).contains("idle.timeout"));
-        assert!(of_environment([("DAEMONIZE", "yes")]).contains("log.file"));
         assert!(of_environment([("PID_FILE", "/run/s.pid")]).contains("pid_file"));
     }
 

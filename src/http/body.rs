@@ -32,6 +32,11 @@ impl Source {
         Source { incoming, is_read }
     }
 
+    /// Whether it is, or may become, larger than what small bodies share.
+    pub fn is_large(&self) -> bool {
+        self.incoming.size_hint().exact().is_none_or(|length| length > SMALL as u64)
+    }
+
     /// Whether nothing more of it can come.
     pub fn is_read(&self) -> bool {
         self.is_read

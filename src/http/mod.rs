@@ -8,6 +8,7 @@ mod decode;
 mod line;
 mod memory;
 mod seldom;
+mod sender;
 mod timed;
 pub mod wire;
 
@@ -16,10 +17,11 @@ pub use self::connection::say;
 use self::line::{Line, Shown};
 use self::memory::{Memory, Reservation};
 pub use self::seldom::Seldom;
+use self::sender::Sender;
 use self::timed::{Phase, Progress};
 use self::wire::{Answer, Ask, Fetch, Problem, Upload};
 use crate::config::{Config, Limits};
-use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, Write};
+use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, VersionId, Write};
 use crate::workers::{Failure, Workers};
 use hyper::Response;
 use hyper::body::Incoming;
@@ -72,13 +74,6 @@ impl fmt::Display for Peer {
     }
 }
 
-/// What a request says of itself, its transaction apart.
-#[derive(Clone, Copy)]
-struct Sender<'a> {
-    path: &'a str,
-    program: &'a str,
-}
-
 /// An answer and what the log says of its request.
 struct Answered {
     answer: Answer,
@@ -128,7 +123,7 @@ impl App {
         let mut source = Source::new(incoming);
         let path = head.uri.path();
         let ask = wire::ask(&self.base_path, &head.method, path, &head.headers);
-        let sender = Sender { path, program: wire::program(&head.headers) };
+        let sender = Sender::new(path, &head.headers);
         let is_probe = matches!(ask, Ok(Ask::Health | Ask::Ready));
         let answered = match ask {
             Ok(Ask::Banner) => Answered::new(wire::banner(), None),
@@ -210,7 +205,11 @@ impl App {
         progress: &Progress,
     ) -> Answered {
         let client = upload.client;
-        let collected = match self.admit(client) {
+        let admitted = match self.admit(client) {
+            Ok(()) if source.is_large() => self.admit_large(client).await,
+            admitted => admitted,
+        };
+        let collected = match admitted {
             Ok(()) => {
                 let reading = Reading { source, progress, memory: &self.memory, limit: self.limits.body };
                 reading.collect(upload.coding).await
@@ -257,6 +256,19 @@ impl App {
         }
     }
 
+    /// A large body is not read, and no memory held for it, only to find that its client is not to
+    /// be created, or suspended. Whatever else is in the way, the transaction itself finds out.
+    async fn admit_large(&self, client: ClientId) -> Result<(), Problem> {
+        let look = Fetch::ChildVersion { client, parent: VersionId::NIL };
+        match self.workers.call(look.request(0)).await {
+            Ok(Outcome::Refused(refusal)) => {
+                warn_of_refusal(client, refusal);
+                Err(Problem::Refused(refusal))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Turns what the workers said into an answer, and tells the operator what a person must know.
     fn conclude(&self, client: ClientId, sender: Sender, result: Result<Outcome, Failure>) -> Answer {
         let Sender { path, program } = sender;
@@ -265,8 +277,11 @@ impl App {
             Ok(Outcome::SnapshotDropped(dropped)) => log::warn!(
                 "a snapshot of client {client:?} was dropped: {}",
                 match dropped {
-                    Dropped::OlderThanHeld => "the held one is for a later version",
-                    Dropped::NotRecent => "it is for none of the client's last five versions",
+                    Dropped::OlderThanHeld => "the held one is for a later version; nothing needs to be done",
+                    Dropped::NotRecent => {
+                        "it is for none of the client's last five versions. Nothing is lost, and another will be \
+                         asked for; if this happens again and again, let one device sync while the others do not"
+                    }
                 }
             ),
             Err(Failure::Storage(error)) => {

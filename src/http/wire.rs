@@ -23,9 +23,6 @@ const CODINGS: HeaderValue = HeaderValue::from_static("gzip, deflate, br, zstd")
 /// Seconds. Stock clients ignore it; proxies and people do not.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
 
-/// Bytes of a program's name that are worth remembering.
-const LONGEST_PROGRAM: usize = 64;
-
 const CLIENT_ID: HeaderName = HeaderName::from_static("x-client-id");
 const VERSION_ID: HeaderName = HeaderName::from_static("x-version-id");
 const PARENT_VERSION_ID: HeaderName = HeaderName::from_static("x-parent-version-id");
@@ -119,6 +116,8 @@ pub enum Problem {
     ContentType(&'static str),
     /// A content coding that this server does not know, or several.
     Coding,
+    /// A transfer coding other than `chunked`.
+    TransferCoding,
     /// The body is empty.
     EmptyBody,
     /// The body's chunks or its coding are broken.
@@ -192,13 +191,6 @@ pub fn ask(base: &str, method: &Method, path: &str, headers: &HeaderMap) -> Resu
             Ok(Ask::Upload(Upload { client, coding: coding(headers)?, target }))
         }
     }
-}
-
-/// What the program that sent a request calls itself; empty where it does not say so in a few
-/// printable characters.
-pub fn program(headers: &HeaderMap) -> &str {
-    let name = only(headers, header::USER_AGENT).and_then(|value| value.to_str().ok());
-    name.filter(|name| name.len() <= LONGEST_PROGRAM).unwrap_or_default()
 }
 
 enum Route<'a> {
@@ -285,6 +277,11 @@ fn require_type(headers: &HeaderMap, wanted: &'static str) -> Result<(), Problem
 }
 
 fn coding(headers: &HeaderMap) -> Result<Option<Coding>, Problem> {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        let value = only(headers, header::TRANSFER_ENCODING).map(HeaderValue::as_bytes);
+        // What comes before `chunked` would be stored as if it were the body itself.
+        value.filter(|value| value.eq_ignore_ascii_case(b"chunked")).ok_or(Problem::TransferCoding)?;
+    }
     if !headers.contains_key(header::CONTENT_ENCODING) {
         return Ok(None);
     }
@@ -368,6 +365,9 @@ pub fn problem(problem: &Problem) -> Answer {
             let mut answer = text(StatusCode::UNSUPPORTED_MEDIA_TYPE, line);
             answer.headers_mut().insert(header::ACCEPT_ENCODING, CODINGS);
             answer
+        }
+        Problem::TransferCoding => {
+            text(StatusCode::NOT_IMPLEMENTED, "The only Transfer-Encoding that this server takes is chunked.")
         }
         Problem::EmptyBody => bad("The body is empty."),
         Problem::BrokenBody => bad("The body is broken: its chunks or its Content-Encoding."),

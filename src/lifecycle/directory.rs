@@ -1,6 +1,7 @@
 //! The data directory, made where it is missing.
 
 use crate::storage::owner;
+use rustix::fs::{Access, AtFlags, CWD, accessat};
 use std::fs::DirBuilder;
 use std::io::{Error, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
@@ -23,6 +24,11 @@ pub fn make(path: &Path) -> Result<(), String> {
 
 fn refused(verb: &str, path: &Path, error: &Error) -> String {
     let advice = match error.kind() {
+        ErrorKind::PermissionDenied if !can_be_entered(obstacle(path)) => format!(
+            "{}; this lets it through: sudo chmod a+x {}",
+            owner::whose(obstacle(path)),
+            owner::quoted(obstacle(path))
+        ),
         ErrorKind::PermissionDenied => {
             format!("{}; this makes it: {}", owner::whose(obstacle(path)), owner::make(path))
         }
@@ -34,6 +40,10 @@ fn refused(verb: &str, path: &Path, error: &Error) -> String {
         _ => owner::whose(obstacle(path)),
     };
     format!("cannot {verb} the data directory {}: {error}; {advice}", path.display())
+}
+
+fn can_be_entered(directory: &Path) -> bool {
+    accessat(CWD, directory, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
 }
 
 /// The lowest part of the path that can be looked at: what is below it is missing or hidden.

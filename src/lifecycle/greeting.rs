@@ -15,7 +15,7 @@ pub fn serving(config: &Config, environment: &Environment, data_dir: &Path, urls
         log::info!("listening on {url}");
     }
     log::info!("{}", clients(config));
-    let url = config.public_url.clone().unwrap_or_else(|| reachable(urls));
+    let url = config.public_url.clone().unwrap_or_else(|| reachable(&config.listen, urls));
     log::info!("Taskwarrior, on every device: task config sync.server.url {url}");
     log::info!(
         "Taskwarrior, on every device: task config sync.server.client_id UUID \
@@ -51,16 +51,25 @@ fn clients(config: &Config) -> String {
     match &config.client_id {
         None => format!("clients that are not known yet {creates}"),
         Some(allowed) => {
-            format!("{} clients may use this server; those not known yet {creates}", allowed.len())
+            let clients = if allowed.len() == 1 { "client" } else { "clients" };
+            format!("{} {clients} may use this server; those not known yet {creates}", allowed.len())
         }
     }
 }
 
-/// The first listener's URL, in which "all addresses" is replaced by what only the operator knows.
-fn reachable(urls: &[String]) -> String {
+/// The first listener's URL, under the name that the operator gave it, and with "all addresses"
+/// replaced by what only the operator knows.
+fn reachable(listen: &[Endpoint], urls: &[String]) -> String {
     let Some(url) = urls.iter().find(|url| url.starts_with("http")) else {
         return "URL (that of the proxy in front of this server)".to_owned();
     };
+    let first = listen.iter().find_map(|endpoint| match endpoint {
+        Endpoint::Tcp(address) => Some(address),
+        Endpoint::Unix(_) => None,
+    });
+    if first.is_some_and(|address| address.starts_with("localhost:")) {
+        return url.replace("//127.0.0.1:", "//localhost:").replace("//[::1]:", "//localhost:");
+    }
     url.replace("//0.0.0.0:", "//NAME-OF-THIS-MACHINE:").replace("//[::]:", "//NAME-OF-THIS-MACHINE:")
 }
 
@@ -71,11 +80,20 @@ mod tests {
     #[test]
     fn the_url_for_taskwarrior_is_one_that_a_device_can_use() {
         let urls = |urls: &[&str]| urls.iter().map(|url| url.to_string()).collect::<Vec<_>>();
+        let reachable = |urls: &[String]| reachable(&[], urls);
         assert_eq!(reachable(&urls(&["unix:/x", "http://localhost:8080/"])), "http://localhost:8080/");
         assert_eq!(reachable(&urls(&["http://0.0.0.0:80/t/"])), "http://NAME-OF-THIS-MACHINE:80/t/");
         assert_eq!(reachable(&urls(&["http://[::]:80/"])), "http://NAME-OF-THIS-MACHINE:80/");
         assert_eq!(reachable(&urls(&["https://[::]:443/"])), "https://NAME-OF-THIS-MACHINE:443/");
         assert!(reachable(&urls(&["unix:/x"])).contains("proxy"));
+    }
+
+    #[test]
+    fn localhost_stays_localhost_whatever_its_first_address_is() {
+        let listen = [Endpoint::Unix("/x".into()), Endpoint::Tcp("localhost:0".to_owned())];
+        let urls =
+            ["unix:/x".to_owned(), "http://[::1]:8080/".to_owned(), "http://127.0.0.1:8080/".to_owned()];
+        assert_eq!(reachable(&listen, &urls), "http://localhost:8080/");
     }
 
     #[test]

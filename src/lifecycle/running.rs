@@ -18,7 +18,7 @@ use crate::{control, logging};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -26,6 +26,10 @@ use tokio::task::JoinHandle;
 
 /// How long the network's tasks may take to notice that they were cancelled.
 const CANCEL: Duration = Duration::from_secs(2);
+
+/// The same signal once more within this time is the first one's echo: whoever signals a process
+/// and then its whole group, as `timeout` does, means one.
+const ECHO: Duration = Duration::from_millis(500);
 
 /// How long a second signal waits for its line to be written.
 const LAST_WORD: Duration = Duration::from_millis(200);
@@ -73,30 +77,31 @@ pub fn run(
         notify::ready(&on_disk.status);
         ready();
         let ended = attend(&mut signals, &mut serving, &on_disk).await;
+        let first = ended.as_ref().ok().copied();
         notify::stopping();
         // The receiver is gone where serving has ended by itself.
         let _ = stop.send(true);
         // Pinned here, so that the second signal does not drop it: it holds a runtime.
         let mut down = pin!(go_down(serving, config.limits.shutdown_timeout, network, threads, storage));
         tokio::select! {
-            () = &mut down => ended,
-            signal = signals.stop() => exit_at_once(signal, log),
+            () = &mut down => ended.map(|_| ()),
+            signal = signals.second(first) => exit_at_once(signal, log),
         }
     })
 }
 
-/// Follows signals until one asks for the end.
+/// Follows signals until one asks for the end, and returns that.
 async fn attend(
     signals: &mut Signals,
     serving: &mut JoinHandle<()>,
     on_disk: &OnDisk,
-) -> Result<(), Failure> {
+) -> Result<SignalKind, Failure> {
     loop {
         tokio::select! {
             signal = signals.next() => {
                 if signal != SignalKind::hangup() {
                     log::info!("stopping: {} was received", name(signal));
-                    return Ok(());
+                    return Ok(signal);
                 }
                 // The outcome is in the log: a signal has nobody else to tell it.
                 let _ = on_disk.reload();
@@ -124,7 +129,8 @@ impl OnDisk {
         notify::reloading();
         let mut failures = Vec::new();
         match self.log.reopen() {
-            Ok(()) => log::info!("reloaded: the log file is open anew"),
+            Ok(true) => log::info!("the log file is open anew"),
+            Ok(false) => {}
             Err(error) => failures.push(format!("the old log file stays in use: {error}")),
         }
         match self.tls.as_ref().map(|tls| tls.reload()) {
@@ -136,7 +142,11 @@ impl OnDisk {
             log::error!("not reloaded, {failure}");
         }
         notify::ready(&self.status);
-        if failures.is_empty() { Ok("reloaded".to_owned()) } else { Err(failures.join("; ")) }
+        if !failures.is_empty() {
+            return Err(failures.join("; "));
+        }
+        log::info!("reloaded");
+        Ok("reloaded".to_owned())
     }
 
     /// Takes up what changes unasked.
@@ -222,11 +232,13 @@ impl Signals {
         }
     }
 
-    /// The next that asks for the end.
-    async fn stop(&mut self) -> SignalKind {
+    /// The next that asks for the end, where `first` did just now.
+    async fn second(&mut self, first: Option<SignalKind>) -> SignalKind {
+        let began = Instant::now();
         loop {
             let signal = self.next().await;
-            if signal != SignalKind::hangup() {
+            let is_echo = first == Some(signal) && began.elapsed() < ECHO;
+            if signal != SignalKind::hangup() && !is_echo {
                 return signal;
             }
         }

@@ -87,13 +87,17 @@ fn held(directory: &Path) -> String {
 fn refused(error: &Error, path: &Path, directory: &Path) -> String {
     let advice = match error.kind() {
         ErrorKind::PermissionDenied if path.exists() => {
-            format!("{}; this gives it to this process: {}", owner::whose(path), owner::chown(directory))
+            format!("{}; this gives it to this process: {}", owner::whose(path), owner::give(directory, path))
         }
         ErrorKind::PermissionDenied => {
-            format!("{}; this gives it to this process: {}", owner::whose(directory), owner::chown(directory))
+            format!(
+                "{}; this gives it to this process: {}",
+                owner::whose(directory),
+                owner::give(directory, directory)
+            )
         }
         ErrorKind::ReadOnlyFilesystem => format!(
-            "the file system is mounted read-only: mount it for writing, or under systemd add \
+            "the file system is mounted read-only: `mount -o remount,rw` it, or under systemd add \
              ReadWritePaths={} to the unit",
             directory.display()
         ),

@@ -19,9 +19,13 @@ pub fn whose(file: &Path) -> String {
     }
 }
 
-/// The command that gives a directory and all that is in it to this process' user.
-pub fn chown(directory: &Path) -> String {
+/// The command that lets this process use a directory and all that is in it, one file of which it
+/// may not use.
+pub fn give(directory: &Path, file: &Path) -> String {
     let (user, group) = us();
+    if file.metadata().is_ok_and(|data| data.uid() == user) {
+        return format!("chmod -R u+rwX {}", quoted(directory));
+    }
     format!("sudo chown -R {user}:{group} {}", quoted(directory))
 }
 
@@ -51,7 +55,14 @@ mod tests {
     fn commands_can_be_pasted_whatever_the_path() {
         assert_eq!(quoted(Path::new("/var/lib/sync-server")), "/var/lib/sync-server");
         assert_eq!(quoted(Path::new("/home/a b/it's")), r"'/home/a b/it'\''s'");
-        assert!(chown(Path::new("/a;b")).ends_with(" '/a;b'"));
+        assert!(give(Path::new("/a;b"), Path::new("/a;b/c")).ends_with(" '/a;b'"));
+    }
+
+    #[test]
+    fn what_is_ours_already_is_not_given_to_us() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert!(give(directory.path(), directory.path()).starts_with("chmod -R u+rwX /"));
+        assert!(give(directory.path(), &directory.path().join("missing")).starts_with("sudo chown -R "));
     }
 
     #[test]

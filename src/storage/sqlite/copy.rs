@@ -22,13 +22,14 @@ pub(super) fn keep(
 ) -> Result<PathBuf> {
     let name = format!("{}.before-migration", super::FILE_NAME);
     let (whole, part) = (directory.join(&name), directory.join(format!("{name}.part")));
-    check_space(connection, directory)?;
+    // What a copy that was interrupted left behind; it takes the space that this one needs.
+    let _ = std::fs::remove_file(&part);
+    check_space(connection, &part)?;
     progress(&format!(
         "copying the database (schema {version}) to {} before it is migrated",
         whole.display()
     ));
     // Made here, so that nobody else can read it from its first byte on.
-    let _ = std::fs::remove_file(&part);
     OpenOptions::new()
         .create_new(true)
         .write(true)
@@ -46,13 +47,21 @@ pub(super) fn keep(
 fn copy(connection: &Connection, part: &Path, progress: &mut impl FnMut(&str)) -> rusqlite::Result<()> {
     let mut target = Connection::open(part)?;
     let backup = Backup::new(connection, &mut target)?;
+    let mut told = 0;
     loop {
         let step = backup.step(STEP)?;
         if step == rusqlite::backup::StepResult::Done {
             return Ok(());
         }
         let pages = backup.progress();
-        progress(&format!("copying: {} of {} pages left", pages.remaining, pages.pagecount));
+        let (all, left) = (i64::from(pages.pagecount), i64::from(pages.remaining));
+        let tenths = 10 * (all - left) / all.max(1);
+        if tenths > told {
+            told = tenths;
+            progress(&format!("copying the database: {told}0 %"));
+        } else {
+            progress("");
+        }
     }
 }
 
@@ -62,16 +71,16 @@ fn settle(part: &Path, whole: &Path) -> std::io::Result<()> {
     File::open(whole.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
-fn check_space(connection: &Connection, directory: &Path) -> Result<()> {
+fn check_space(connection: &Connection, part: &Path) -> Result<()> {
+    let directory = part.parent().unwrap_or(Path::new("/"));
     let pages: i64 = connection
         .query_row("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size", [], |row| {
             row.get(0)
         })
-        .context("measuring the database", directory)?;
+        .context("measuring the database", part)?;
     let needed = u64::try_from(pages).unwrap_or(0);
-    let space = rustix::fs::statvfs(directory)
-        .map_err(std::io::Error::from)
-        .context("measuring free space", directory)?;
+    let space =
+        rustix::fs::statvfs(directory).map_err(std::io::Error::from).context("measuring free space", part)?;
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     if free >= needed {
         return Ok(());

@@ -36,6 +36,17 @@ pub(super) fn of_pool(error: &r2d2::Error, path: &Path) -> Error {
     Error::new(Kind::Unavailable, message(error, Kind::Unavailable, "opening the database for reading", path))
 }
 
+/// A database whose name no longer leads to the file that is open.
+pub(super) fn displaced(path: &Path) -> Error {
+    let file = path.display();
+    let message = format!(
+        "{file} was moved, removed or replaced while the server has it open: what is written now would be lost, so \
+         nothing is. Put the same file back; or stop the server, put another one in its place without {file}-wal \
+         and {file}-shm, which belong to the old one, and start the server again"
+    );
+    Error::new(Kind::Unavailable, message)
+}
+
 /// A stored value that is not what its column holds everywhere else.
 pub(super) fn damaged(column: usize, text: &str) -> rusqlite::Error {
     let why = format!("{} bytes that are no UUID", text.len());
@@ -43,7 +54,10 @@ pub(super) fn damaged(column: usize, text: &str) -> rusqlite::Error {
 }
 
 fn explain(error: &rusqlite::Error, doing: &str, path: &Path) -> Error {
-    let kind = kind_of(error);
+    let kind = match kind_of(error) {
+        Kind::Unavailable if obstacle(path).is_none() && has_no_space(directory(path)) => Kind::Full,
+        kind => kind,
+    };
     Error::new(kind, message(error, kind, doing, path))
 }
 
@@ -62,6 +76,15 @@ fn kind_of(error: &rusqlite::Error) -> Kind {
         _ if matches!(error, rusqlite::Error::FromSqlConversionFailure(..)) => Kind::Corrupt,
         _ => Kind::Other,
     }
+}
+
+/// Less than SQLite takes at a time for the files beside the database. It calls some failures to
+/// get it an error of the disk.
+const TOO_LITTLE: u64 = 64 * 1024;
+
+fn has_no_space(directory: &Path) -> bool {
+    rustix::fs::statvfs(directory)
+        .is_ok_and(|space| space.f_bfree.saturating_mul(space.f_frsize) < TOO_LITTLE)
 }
 
 fn message(error: &dyn Display, kind: Kind, doing: &str, path: &Path) -> String {
@@ -94,6 +117,12 @@ fn obstacle(path: &Path) -> Option<String> {
             directory.display()
         ));
     }
+    if path.is_dir() {
+        return Some("a directory is in the file's place: move it away".to_owned());
+    }
+    if !path.exists() && path.symlink_metadata().is_ok() {
+        return Some("it is a link that leads nowhere: mount what it leads to, or remove it".to_owned());
+    }
     let beside = ["-wal", "-shm"].map(|end| PathBuf::from(format!("{}{end}", path.display())));
     let files = [directory, path].into_iter().chain(beside.iter().map(PathBuf::as_path));
     files.filter(|file| file.exists()).find_map(|file| why_not_writable(file, directory))
@@ -110,7 +139,7 @@ fn why_not_writable(file: &Path, directory: &Path) -> Option<String> {
         Err(_) => Some(format!(
             "{}; this gives it to this process: {}",
             owner::whose(file),
-            owner::chown(directory)
+            owner::give(directory, file)
         )),
         Ok(()) => None,
     }

@@ -16,8 +16,10 @@ pub use prepare::Standing;
 use super::registry::Registry;
 use super::{Error, Kind, Reader, Result, Storage, Writer};
 use fault::Context;
+use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, OpenFlags};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -28,8 +30,13 @@ pub const FILE_NAME: &str = "taskchampion-sync-server.sqlite3";
 /// How long to wait for another process, an operator's command say, that is writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Readers that may be open at once: one for each thread that reads, and one to spare.
-const READERS: u32 = 4;
+/// Readers that may be open beside one for each processor, on whose threads small bodies are read:
+/// for the threads that read large ones, or any while the disk is slow, and one to spare.
+const MORE_READERS: usize = 4;
+
+/// How long a reader waits for a connection, which is there unless it cannot be opened: the reason
+/// must come before whoever asks gives up.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Memory for a reader's page cache, in SQLite's unit of minus one KiB: what is read again soon, the
 /// latest versions, fits a few times over. Only what is used is taken.
@@ -48,8 +55,14 @@ pub struct Sqlite {
     // Before the writer, so that the writer's is the last connection to close: only a connection
     // that may write can leave the database without a WAL.
     readers: RwLock<r2d2::Pool<SqliteConnectionManager>>,
-    writer: Mutex<Option<Connection>>,
+    writer: Mutex<Option<Open>>,
     checkpoint_pages: i64,
+}
+
+/// The writer's connection and which file it has open: device and inode.
+struct Open {
+    connection: Connection,
+    file: (u64, u64),
 }
 
 impl Sqlite {
@@ -59,6 +72,7 @@ impl Sqlite {
         let writer = open_writer(&path)?;
         let readers = RwLock::new(open_readers(&path)?);
         let page_size: i64 = writer
+            .connection
             .pragma_query_value(None, "page_size", |row| row.get(0))
             .context("opening the database", &path)?;
         let checkpoint_pages = CHECKPOINT_BYTES / page_size;
@@ -66,7 +80,7 @@ impl Sqlite {
     }
 
     /// The writer's connection, opened anew where a failure made the last one doubtful.
-    fn writer(&self) -> Result<MutexGuard<'_, Option<Connection>>> {
+    fn writer(&self) -> Result<MutexGuard<'_, Option<Open>>> {
         // A panic inside a transaction was rolled back before it got here: nothing is half done.
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if writer.is_none() {
@@ -99,9 +113,12 @@ impl Sqlite {
 
     fn on_writer(&self, work: impl FnOnce(&mut txn::Txn) -> Result<()>) -> Result<()> {
         let mut writer = self.writer()?;
-        let Some(connection) = writer.as_ref() else {
+        let Some(Open { connection, file }) = writer.as_ref() else {
             return Err(Error::new(Kind::Other, "the writer's connection is missing"));
         };
+        if identity(&self.path).ok() != Some(*file) {
+            return Err(fault::displaced(&self.path));
+        }
         let result = in_transaction(connection, "BEGIN IMMEDIATE", &self.path, work);
         if result.as_ref().is_err_and(needs_new_handles) {
             *writer = None;
@@ -121,7 +138,7 @@ impl Storage for Sqlite {
 
     fn rest(&self) -> Result<()> {
         let writer = self.writer()?;
-        let Some(connection) = writer.as_ref() else { return Ok(()) };
+        let Some(Open { connection, .. }) = writer.as_ref() else { return Ok(()) };
         // Passive: moves what no reader needs any more, and waits for nobody.
         let waiting = checkpoint(connection, "NOOP").context("looking at the WAL", &self.path)?;
         if waiting < self.checkpoint_pages {
@@ -191,11 +208,18 @@ fn needs_new_handles(error: &Error) -> bool {
 
 /// Opens the existing database for writing. Never makes one: an empty database in place of one
 /// that is gone would fork every client's history.
-fn open_writer(path: &Path) -> Result<Connection> {
+fn open_writer(path: &Path) -> Result<Open> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | common_flags())
         .context("opening the database", path)?;
     set_up_writer(&connection).context("opening the database", path)?;
-    Ok(connection)
+    let file = identity(path).context("opening the database", path)?;
+    Ok(Open { connection, file })
+}
+
+/// Which file has this name. SQLite goes on writing to one that was removed or replaced, where
+/// nobody would ever find again what was acknowledged.
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    path.metadata().map(|data| (data.dev(), data.ino()))
 }
 
 fn set_up_writer(connection: &Connection) -> rusqlite::Result<()> {
@@ -215,14 +239,20 @@ fn open_readers(path: &Path) -> Result<r2d2::Pool<SqliteConnectionManager>> {
             connection.busy_timeout(BUSY_TIMEOUT)?;
             connection.pragma_update(None, "cache_size", READER_CACHE)
         });
+    // The pool goes on trying for its whole timeout, and meanwhile every request would wait that is
+    // better answered at once.
+    manager.connect().context("opening the database for reading", path)?;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
     r2d2::Pool::builder()
-        .max_size(READERS)
+        .max_size(u32::try_from(processors + MORE_READERS).unwrap_or(u32::MAX))
         .min_idle(Some(1))
         .idle_timeout(None)
         .max_lifetime(None)
         // The manager's check costs a statement for every read and finds nothing in a file.
         .test_on_check_out(false)
-        .connection_timeout(BUSY_TIMEOUT)
+        .connection_timeout(OPEN_TIMEOUT)
+        // Whoever waits is told the error, with what helps.
+        .error_handler(Box::new(r2d2::NopErrorHandler))
         .build(manager)
         .map_err(|error| fault::of_pool(&error, path))
 }
@@ -248,5 +278,14 @@ mod tests {
                 Box::new(Sqlite::open(place.path()).expect("the database opens"))
             },
         );
+    }
+
+    #[test]
+    fn readers_of_a_database_that_is_away_are_refused_without_waiting() {
+        let place = TempDir::new().expect("a directory");
+        let begun = std::time::Instant::now();
+        let error = open_readers(&place.path().join(FILE_NAME)).expect_err("there is no database");
+        assert_eq!(error.kind, Kind::Unavailable);
+        assert!(begun.elapsed() < BUSY_TIMEOUT, "it waited for {:?}", begun.elapsed());
     }
 }

@@ -37,7 +37,10 @@ impl Sqlite {
         if has_data && found != Some(CURRENT) && migration.copy {
             let target = migration.copy_dir.as_deref().unwrap_or(directory);
             let kept = copy::keep(&connection, found.unwrap_or_default(), target, progress)?;
-            progress(&format!("the database as it was is kept in {}", kept.display()));
+            progress(&format!(
+                "the database as it was is kept in {}; delete it once you need no way back",
+                kept.display()
+            ));
         }
         connection
             .progress_handler(
@@ -64,7 +67,7 @@ impl Sqlite {
         if !path.try_exists().context("looking for the database", &path)? {
             return Ok(Standing::Missing);
         }
-        let connection = super::open_writer(&path)?;
+        let super::Open { connection, .. } = super::open_writer(&path)?;
         match schema_version(&connection).context("reading the schema's version", &path)? {
             Some(found) if found > CURRENT => Err(newer(&path, found)),
             Some(CURRENT) => Ok(Standing::Current),
@@ -87,7 +90,8 @@ pub enum Standing {
 fn open(path: &Path) -> Result<Connection> {
     // A new file is made here rather than by SQLite, so that nobody else can ever read it.
     if !path.exists() {
-        let made = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+        // Not at the end of a link: what is missing there is somewhere else just now.
+        let made = OpenOptions::new().create_new(true).append(true).mode(0o600).open(path);
         made.context("making the database", path)?;
     }
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | common_flags());

@@ -195,11 +195,13 @@ impl<'c> Txn<'c> {
         Ok(true)
     }
 
-    /// Counts a version since the snapshot beside the client's row, whose numbers cannot be changed in place.
+    /// Counts a version since the snapshot beside the client's row, whose numbers cannot be changed in
+    /// place. Bytes that were left without a version ID are no snapshot, and nothing counts from them.
     fn count_beside(&self, client: ClientId) -> rusqlite::Result<()> {
         let mut statement = self.statement(
             "INSERT INTO sync_server_counts (client_id, snapshot_version_id, versions)
-             SELECT client_id, snapshot_version_id, 1 FROM clients WHERE client_id = ?1
+             SELECT client_id, snapshot_version_id, 1 FROM clients
+             WHERE client_id = ?1 AND snapshot_version_id IS NOT NULL
              ON CONFLICT (client_id) DO UPDATE SET
                  versions = CASE WHEN snapshot_version_id = excluded.snapshot_version_id
                                  THEN versions + 1 ELSE 1 END,
