@@ -9,8 +9,9 @@ use crate::storage::lock::DirectoryLock;
 use crate::storage::owner::quoted;
 use crate::storage::registry::{Event, Registry, Writer};
 use crate::storage::sqlite::{FILE_NAME, Sqlite, Standing};
-use rustix::fs::{Access, AtFlags, CWD, Mode, accessat};
+use rustix::fs::{Access, AtFlags, CWD, Mode, RenameFlags, accessat, renameat_with};
 use std::fs::DirBuilder;
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -158,10 +159,26 @@ fn found(data_dir: &Path) -> std::io::Result<(u32, u32)> {
     if let Some(first) = missing
         && first.parent().is_some_and(|above| above.metadata().is_ok_and(|above| above.uid() == 0))
     {
-        DirBuilder::new().mode(0o700).create(first)?;
-        chown(first, Some(uid), Some(gid))?;
+        give(first, uid, gid)?;
     }
     Ok((uid, gid))
+}
+
+/// Makes a directory for somebody else. It appears when it is theirs already: another verb would
+/// take it for root's. Where another verb made it meanwhile, that is as good.
+fn give(directory: &Path, uid: u32, gid: u32) -> std::io::Result<()> {
+    let aside = directory.with_extension(format!("new-{}", std::process::id()));
+    DirBuilder::new().mode(0o700).create(&aside)?;
+    let given = chown(&aside, Some(uid), Some(gid))
+        .and_then(|()| Ok(renameat_with(CWD, &aside, CWD, directory, RenameFlags::NOREPLACE)?));
+    if given.is_err() {
+        // Empty as it is.
+        let _ = std::fs::remove_dir(&aside);
+    }
+    match given {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        given => given,
+    }
 }
 
 fn make_directory(data_dir: &Path) -> Result<(), Refusal> {
