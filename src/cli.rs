@@ -1,5 +1,8 @@
 //! The command line: flags made of the table of options, and one function for each verb.
 
+mod admin;
+
+use crate::admin::{self as operators, Format};
 use crate::config::setting::{Setting, Shape};
 use crate::config::{self, Config, Environment, Flags, Resolved, file, place, render, table};
 use crate::{control, healthcheck, lifecycle, tls};
@@ -17,6 +20,9 @@ const CONFIGURATION: u8 = 78;
 /// It was understood and did not work.
 const FAILURE: u8 = 1;
 
+/// Where systemd puts the service's credentials.
+const CREDENTIALS: &str = "/run/credentials/sync-server.service";
+
 /// Why a verb did not do what it was asked: lines for standard error, and the exit code.
 struct Refusal {
     lines: Vec<String>,
@@ -28,13 +34,22 @@ pub fn run(
     args: impl IntoIterator<Item = OsString>,
     vars: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> ExitCode {
-    let matches = match command().try_get_matches_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let matches = match command().try_get_matches_from(&args) {
         Ok(matches) => matches,
+        Err(error) if error.use_stderr() && args.iter().any(|arg| arg == "--json") => {
+            let message = error.to_string();
+            operators::complain(message.trim_start_matches("error: ").trim_end(), None, Format::Programs);
+            return ExitCode::from(USAGE);
+        }
         Err(error) => {
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
+    if let Some(("admin", matches)) = matches.subcommand() {
+        return administer(matches, Environment::new(vars));
+    }
     match act(&matches, &Environment::new(vars)) {
         Ok(text) => {
             print(&text);
@@ -64,6 +79,7 @@ pub fn command() -> Command {
             .about("Ask the running server whether it is ready; exits with 0 or 1")
             .arg(Arg::new("URL").help("What to ask instead of the configured listener's /readyz")),
         Command::new("reload").about("Make the running server take up a new log file and certificate"),
+        admin::command(),
     ];
     Command::new("sync-server")
         .version(env!("CARGO_PKG_VERSION"))
@@ -106,6 +122,33 @@ fn act(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusa
             _ => Ok(render::example()),
         },
         Some((verb, _)) => unreachable!("clap knows no verb {verb}"),
+    }
+}
+
+/// Does what an operator asked; the verb prints what came of it.
+fn administer(matches: &ArgMatches, environment: Environment) -> ExitCode {
+    let Some((name, matches)) = matches.subcommand() else { unreachable!("clap wants a verb") };
+    let format = admin::format(matches);
+    let environment = with_credentials(environment);
+    match resolve(matches, &environment) {
+        Ok(resolved) => {
+            let verb = admin::verb(name, matches);
+            ExitCode::from(operators::run(&verb, &resolved.config, &environment, format))
+        }
+        Err(refusal) => {
+            operators::complain(&refusal.lines.join("\n"), None, format);
+            ExitCode::from(refusal.exit_code)
+        }
+    }
+}
+
+/// Root's shell is not started by the service manager, but may read what that gives to the service.
+fn with_credentials(environment: Environment) -> Environment {
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root && Path::new(CREDENTIALS).is_dir() {
+        environment.or("CREDENTIALS_DIRECTORY", CREDENTIALS)
+    } else {
+        environment
     }
 }
 

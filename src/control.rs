@@ -21,6 +21,9 @@ const FILE_NAME: &str = "control.sock";
 /// The longest line that is read, in bytes.
 const LINE: u64 = 4096;
 
+/// What a line for the server's log begins with.
+pub const NOTE: &str = "note ";
+
 /// How long a command may take to say what it wants.
 const ASK: Duration = Duration::from_secs(5);
 
@@ -91,12 +94,30 @@ pub fn ask(config: &Config, environment: &Environment, verb: &str) -> Result<Str
     let path = lock::control_socket(&data_dir).unwrap_or_else(|| path(&data_dir, environment));
     check_length(&path).map_err(|why| format!("cannot ask at {}: {why}", path.display()))?;
     let stream = net::UnixStream::connect(&path).map_err(|error| no_server(&error, &path, &data_dir))?;
-    let answer = exchange(stream, verb)
+    let answer = stream
+        .set_read_timeout(Some(ANSWER))
+        .and_then(|()| exchange(stream, verb))
         .map_err(|error| format!("the server at {} did not answer: {error}", path.display()))?;
     match answer.trim_end().split_once(' ') {
         Some(("ok", text)) => Ok(text.to_owned()),
         Some(("error", why)) => Err(why.to_owned()),
         _ => Err(format!("the server at {} answered {answer:?}", path.display())),
+    }
+}
+
+/// Has the running server put a line into its log. Without one, or where it does not answer soon,
+/// nothing happens: the line is no more than a copy.
+pub fn note(data_dir: &Path, environment: &Environment, line: &str) {
+    let path = lock::control_socket(data_dir).unwrap_or_else(|| path(data_dir, environment));
+    if check_length(&path).is_err() {
+        return;
+    }
+    let told = net::UnixStream::connect(&path).and_then(|stream| {
+        stream.set_read_timeout(Some(ASK))?;
+        exchange(stream, &format!("{NOTE}{}", line.replace('\n', " ")))
+    });
+    if let Err(error) = told {
+        log::debug!("nobody was told at {}: {error}", path.display());
     }
 }
 
@@ -127,7 +148,6 @@ async fn question(stream: &mut UnixStream) -> Result<String, String> {
 }
 
 fn exchange(mut stream: net::UnixStream, verb: &str) -> std::io::Result<String> {
-    stream.set_read_timeout(Some(ANSWER))?;
     stream.set_write_timeout(Some(ASK))?;
     stream.write_all(format!("{verb}\n").as_bytes())?;
     let mut answer = String::new();

@@ -6,9 +6,9 @@
 //! ```text
 //!            main ──► cli ──► config/            street door: flags, environment, file → one Config
 //!                      │
-//!        ┌─────────────┼──────────────┐
-//!    healthcheck    lifecycle      control       start and stop, signals, systemd, the control socket
-//!                      │
+//!        ┌─────────────┼──────────────┬────────┐
+//!    healthcheck    lifecycle      control ◄─ admin   start and stop, signals, systemd, the control
+//!                      │                        │     socket; what operators do (on the storage)
 //!          listen ──► tls/ ──► http/ ──► workers async floor: tokio, hyper, rustls live only up here
 //!                      │           │
 //!      ════════════════╪═══════════╪══════════   the one async/blocking line
@@ -30,7 +30,7 @@
 //! |---|---|---|
 //! | [`protocol`] | IDs, requests, outcomes, and the rules as total functions | clocks, randomness, I/O |
 //! | [`service`] | the four transactions over a storage transaction | clocks, randomness, which database, HTTP |
-//! | [`storage`] | one narrow trait; transactions are closures, so "forgot to roll back" cannot be written | the protocol's decisions, tokio |
+//! | [`storage`] | one narrow trait for the server, [`storage::registry`] beside it for operators; transactions are closures, so "forgot to roll back" cannot be written | the protocol's decisions, tokio |
 //! | [`storage::sqlite`] | one writer, pooled readers, adoption and migration, faults in words that help | who asks |
 //! | [`workers`] | named threads behind bounded queues; group commit; the clock and new IDs | HTTP, SQL |
 //! | [`http`] | one connection: deadlines, bounded bodies, the memory budget; `wire` is pure and holds every path, header and status | databases, signals |
@@ -41,6 +41,7 @@
 //! | [`control`] | the control socket: what needs the running server | the network |
 //! | [`config`] | every option declared once; flags, environment and file become one [`config::Config`]; all problems at once | what options do |
 //! | [`logging`] | the log, behind a bounded queue that never blocks a request | who logs |
+//! | [`admin`] | the operator's verbs: as which user, on which database, for people or for programs | the command line, SQL |
 //! | [`healthcheck`] | asks a running server whether it is well | the server's inside |
 //! | [`cli`] | the command line, built from the option table | everything below its verbs |
 //!
@@ -63,6 +64,7 @@
 //! all. `tests/house.rs` holds the walls.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -201,6 +201,28 @@ pub enum Refusal {
     NotAllowed,
     /// The client does not exist, and the server creates none.
     UnknownClient,
+    /// The operator suspended the client.
+    Suspended,
+}
+
+/// Whether the operator lets a client use the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum State {
+    /// It may.
+    #[default]
+    Active,
+    /// It is refused until it is resumed; nothing of its history is lost.
+    Suspended,
+}
+
+impl State {
+    /// Why a client in this state is refused; `None`: it is not.
+    pub fn refusal(self) -> Option<Refusal> {
+        match self {
+            State::Active => None,
+            State::Suspended => Some(Refusal::Suspended),
+        }
+    }
 }
 
 /// What the server knows of a client, the bodies apart.
@@ -210,6 +232,8 @@ pub struct Client {
     pub latest: VersionId,
     /// The held snapshot.
     pub snapshot: Option<Snapshot>,
+    /// Whether it may use the server.
+    pub state: State,
 }
 
 /// What the server knows of a held snapshot, its bytes apart.

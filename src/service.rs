@@ -4,7 +4,7 @@
 //! no randomness: the time and the ID of a new version are arguments.
 
 use crate::protocol::{
-    self, Client, ClientId, Outcome, Read, Refusal, SNAPSHOT_REACH, SnapshotPolicy, VersionId, Write,
+    self, Client, ClientId, Outcome, Read, Refusal, SNAPSHOT_REACH, SnapshotPolicy, State, VersionId, Write,
 };
 use crate::storage::{Body, Reader, Result, Writer};
 
@@ -54,6 +54,9 @@ fn child_version(
     let Some(found) = reader.child(client, parent, room)? else {
         return Ok(unknown(policy));
     };
+    if let Some(refusal) = found.state.refusal() {
+        return Ok(Outcome::Refused(refusal));
+    }
     Ok(match found.child {
         Some((version, Body::Bytes(segment))) => Outcome::Child { version, parent, segment },
         Some((_, Body::TooLarge(len))) => Outcome::NeedsRoom(len),
@@ -62,10 +65,15 @@ fn child_version(
 }
 
 fn snapshot(reader: &mut dyn Reader, policy: &Policy, client: ClientId, room: usize) -> Result<Outcome> {
-    Ok(match reader.snapshot(client, room)? {
+    let Some(found) = reader.snapshot(client, room)? else {
+        return Ok(unknown(policy));
+    };
+    if let Some(refusal) = found.state.refusal() {
+        return Ok(Outcome::Refused(refusal));
+    }
+    Ok(match found.snapshot {
         Some((version, Body::Bytes(snapshot))) => Outcome::Snapshot { version, snapshot },
         Some((_, Body::TooLarge(len))) => Outcome::NeedsRoom(len),
-        None if reader.client(client)?.is_none() => unknown(policy),
         None => Outcome::NoSnapshot,
     })
 }
@@ -83,10 +91,13 @@ fn add_version(
         Some(held) => held,
         None if !policy.create_clients => return Ok(unknown(policy)),
         None => {
-            writer.create_client(client)?;
-            Client { latest: VersionId::NIL, snapshot: None }
+            writer.create_client(client, now)?;
+            Client { latest: VersionId::NIL, snapshot: None, state: State::Active }
         }
     };
+    if let Some(refusal) = held.state.refusal() {
+        return Ok(Outcome::Refused(refusal));
+    }
     if !protocol::may_append(held.latest, parent) {
         return Ok(Outcome::Conflict { latest: held.latest });
     }
@@ -125,6 +136,9 @@ fn add_snapshot(
     let Some(held) = writer.client(client)? else {
         return Ok(unknown(policy));
     };
+    if let Some(refusal) = held.state.refusal() {
+        return Ok(Outcome::Refused(refusal));
+    }
     let recent = recent_versions(writer, client, held.latest)?;
     if let Some(answer) = protocol::snapshot_answer(version, held.snapshot.map(|held| held.version), &recent)
     {

@@ -7,10 +7,14 @@
 //! transaction: while one commit waits for the disk, the next group gathers. There is no timer, so
 //! an idle server adds no latency. Nothing is answered before the commit that contains it.
 
-use crate::protocol::{Outcome, Read, Request, VersionId, Write};
+mod syncs;
+
+use self::syncs::Syncs;
+use crate::protocol::{ClientId, Outcome, Read, Request, VersionId, Write};
 use crate::service::{self, Policy};
 use crate::storage::{Error, Kind, Result, Storage};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -22,7 +26,10 @@ use uuid::Uuid;
 /// Jobs that may wait in each queue. Above it a caller gets [`Failure::Busy`].
 const QUEUE: usize = 4096;
 
-/// Threads that answer reads of small bodies while the disk is slow.
+/// Bodies of up to this many bytes are read where they are asked for.
+const HERE: usize = 16 * 1024;
+
+/// Threads that answer reads of larger bodies, and all reads while the disk is slow.
 const READERS: usize = 2;
 
 /// A read that takes longer has waited for the disk, or for its turn on a busy processor.
@@ -51,6 +58,7 @@ pub struct Workers {
     reads: Sender<Job<Read>>,
     large_reads: Sender<Job<Read>>,
     writes: Sender<Job<Write>>,
+    syncs: Arc<Syncs>,
     here: Arc<Here>,
 }
 
@@ -104,8 +112,10 @@ impl Workers {
             threads.push(reader(format!("reader-{n}"), storage.clone(), policy, read_jobs.clone())?);
         }
         threads.push(reader("reader-large".to_owned(), storage.clone(), policy, large_jobs)?);
-        threads.push(spawn("writer".to_owned(), move || write_all(&*storage, &policy, &write_jobs))?);
-        Ok((Workers { reads, large_reads, writes, here: Arc::new(here) }, Threads(threads)))
+        let syncs = Arc::new(Syncs::default());
+        let noted = syncs.clone();
+        threads.push(spawn("writer".to_owned(), move || write_all(&*storage, &policy, &write_jobs, &noted))?);
+        Ok((Workers { reads, large_reads, writes, syncs, here: Arc::new(here) }, Threads(threads)))
     }
 
     /// Answers one request. A write is durable when its outcome arrives.
@@ -113,9 +123,19 @@ impl Workers {
         match request {
             Request::Read(read) if room(&read) >= LARGE => send(&self.large_reads, Some(read)).await,
             Request::Read(read) if self.here.is_slow() => send(&self.reads, Some(read)).await,
-            Request::Read(read) => self.here.answer(&read).map_err(Failure::Storage),
+            Request::Read(read) => match self.here.answer(&with_room(read.clone(), HERE)) {
+                // The copying is better done beside the sending of others.
+                Ok(Outcome::NeedsRoom(len)) if len <= room(&read) => send(&self.reads, Some(read)).await,
+                answer => answer.map_err(Failure::Storage),
+            },
             Request::Write(write) => send(&self.writes, Some(write)).await,
         }
+    }
+
+    /// Notes that a client was served for a program, which operators may want to know. It is written
+    /// with one of the next writes: a crash may lose it.
+    pub fn note(&self, client: ClientId, program: &str) {
+        self.syncs.note(client, program, unix_seconds());
     }
 
     /// Asks whether the threads still answer: a real read, and a sign of life from the writer.
@@ -176,6 +196,12 @@ fn room(read: &Read) -> usize {
     }
 }
 
+fn with_room(mut read: Read, most: usize) -> Read {
+    let (Read::GetChildVersion { room, .. } | Read::GetSnapshot { room, .. }) = &mut read;
+    *room = most.min(*room);
+    read
+}
+
 async fn send<T>(queue: &Sender<Job<T>>, request: Option<T>) -> std::result::Result<Outcome, Failure> {
     let (reply, answer) = oneshot::channel();
     match queue.try_send(Job { request, reply }) {
@@ -205,20 +231,36 @@ fn reader(
     })
 }
 
-fn write_all(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<Job<Write>>) {
+fn write_all(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<Job<Write>>, syncs: &Syncs) {
     let mut held_back = None;
     while let Some(first) = held_back.take().or_else(|| jobs.recv().ok()) {
         let group = gather(first, jobs, &mut held_back);
+        // Only the first attempt takes them along: they must not fail the jobs.
+        let noted = Cell::new(syncs.take_due(unix_seconds()));
         answer(group, |batch| {
-            storage.writing(|writer| {
-                each(batch, |write| {
+            let taken = noted.take();
+            let outcomes = storage.writing(|writer| {
+                let outcomes = each(batch, |write| {
                     service::write(writer, policy, write, Uuid::now_v7().into(), unix_seconds())
-                })
-            })
+                })?;
+                writer.note_syncs(&taken)?;
+                Ok(outcomes)
+            });
+            if outcomes.is_err() {
+                syncs.give_back(taken);
+            }
+            outcomes
         });
         if let Err(error) = storage.rest() {
             log::warn!("between transactions: {error}");
         }
+    }
+    let noted = syncs.take_all();
+    if noted.is_empty() {
+        return;
+    }
+    if let Err(error) = storage.writing(|writer| writer.note_syncs(&noted)) {
+        log::warn!("who synced last is not noted: {error}");
     }
 }
 

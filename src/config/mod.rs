@@ -182,6 +182,12 @@ impl Environment {
         self.0.get(name)?.to_str()
     }
 
+    /// The same, with this value for a variable that is not set.
+    pub fn or(mut self, name: &str, value: &str) -> Environment {
+        self.0.entry(name.to_owned()).or_insert_with(|| value.into());
+        self
+    }
+
     /// Whether a variable is set to something that is not UTF-8.
     pub fn is_garbled(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|value| value.to_str().is_none())

@@ -24,6 +24,15 @@ pub fn data_dir(config: &Config, environment: &Environment) -> Result<PathBuf, S
     }
 }
 
+/// Whether a data directory that [`data_dir`] gave is the calling user's own: nobody named it, and it
+/// is neither the service manager's nor the system's.
+pub fn is_personal(config: &Config, environment: &Environment, data_dir: &Path) -> bool {
+    config.data_dir.is_none()
+        && environment.var("STATE_DIRECTORY").is_none()
+        && !data_dir.starts_with(Path::new("/").join(OURS))
+        && !REFERENCE.iter().any(|reference| data_dir.starts_with(Path::new("/").join(reference)))
+}
+
 /// The data directory where nobody names one, in the file system below `root`.
 fn find(environment: &Environment, root: &Path) -> Result<PathBuf, String> {
     let ours = default_dir(environment, root)?;

@@ -8,6 +8,7 @@ mod decode;
 mod line;
 mod memory;
 mod seldom;
+mod sender;
 mod timed;
 pub mod wire;
 
@@ -16,6 +17,7 @@ pub use self::connection::say;
 use self::line::{Line, Shown};
 use self::memory::{Memory, Reservation};
 pub use self::seldom::Seldom;
+use self::sender::Sender;
 use self::timed::{Phase, Progress};
 use self::wire::{Answer, Ask, Fetch, Problem, Upload};
 use crate::config::{Config, Limits};
@@ -121,13 +123,14 @@ impl App {
         let mut source = Source::new(incoming);
         let path = head.uri.path();
         let ask = wire::ask(&self.base_path, &head.method, path, &head.headers);
+        let sender = Sender::new(path, &head.headers);
         let is_probe = matches!(ask, Ok(Ask::Health | Ask::Ready));
         let answered = match ask {
             Ok(Ask::Banner) => Answered::new(wire::banner(), None),
             Ok(Ask::Health) => Answered::new(wire::health(true), None),
             Ok(Ask::Ready) => Answered::new(wire::health(self.is_ready().await), None),
-            Ok(Ask::Fetch(fetch)) => self.fetch(fetch, path).await,
-            Ok(Ask::Upload(upload)) => self.upload(upload, path, &mut source, &progress).await,
+            Ok(Ask::Fetch(fetch)) => self.fetch(fetch, sender).await,
+            Ok(Ask::Upload(upload)) => self.upload(upload, sender, &mut source, &progress).await,
             Err(problem) => {
                 self.warn_of_prefix(&problem, path);
                 Answered::new(wire::problem(&problem), None)
@@ -168,7 +171,7 @@ impl App {
         }
     }
 
-    async fn fetch(&self, fetch: Fetch, path: &str) -> Answered {
+    async fn fetch(&self, fetch: Fetch, sender: Sender<'_>) -> Answered {
         let client = fetch.client();
         if let Err(problem) = self.admit(client) {
             return Answered::new(wire::problem(&problem), Some(client));
@@ -181,7 +184,7 @@ impl App {
             match self.workers.call(fetch.request(room)).await {
                 Ok(Outcome::NeedsRoom(needed)) => room = needed,
                 result => {
-                    let answer = self.conclude(client, path, result);
+                    let answer = self.conclude(client, sender, result);
                     reservation.shrink(answer.body().len());
                     return Answered {
                         reservation: Some(reservation),
@@ -194,7 +197,13 @@ impl App {
         Answered::new(wire::problem(&Problem::NoMemory), Some(client))
     }
 
-    async fn upload(&self, upload: Upload, path: &str, source: &mut Source, progress: &Progress) -> Answered {
+    async fn upload(
+        &self,
+        upload: Upload,
+        sender: Sender<'_>,
+        source: &mut Source,
+        progress: &Progress,
+    ) -> Answered {
         let client = upload.client;
         let admitted = match self.admit(client) {
             Ok(()) if source.is_large() => self.admit_large(client).await,
@@ -212,7 +221,7 @@ impl App {
             Ok((body, reservation)) => {
                 let received = body.len();
                 let result = self.store(upload.with_body(body), reservation).await;
-                let answer = self.conclude(client, path, result);
+                let answer = self.conclude(client, sender, result);
                 Answered { received, ..Answered::new(answer, Some(client)) }
             }
             Err(problem) => {
@@ -240,10 +249,7 @@ impl App {
     fn admit(&self, client: ClientId) -> Result<(), Problem> {
         match &self.allowed {
             Some(allowed) if !allowed.contains(&client) => {
-                log::warn!(
-                    "client {client:?} was refused: it is not in the list of allowed clients; \
-                     add its ID to the option client_id to let it in"
-                );
+                warn_of_refusal(client, Refusal::NotAllowed);
                 Err(Problem::Refused(Refusal::NotAllowed))
             }
             _ => Ok(()),
@@ -251,12 +257,12 @@ impl App {
     }
 
     /// A large body is not read, and no memory held for it, only to find that its client is not to
-    /// be created. Whatever else is in the way, the transaction itself finds out.
+    /// be created, or suspended. Whatever else is in the way, the transaction itself finds out.
     async fn admit_large(&self, client: ClientId) -> Result<(), Problem> {
         let look = Fetch::ChildVersion { client, parent: VersionId::NIL };
         match self.workers.call(look.request(0)).await {
             Ok(Outcome::Refused(refusal)) => {
-                warn_of_unknown(client);
+                warn_of_refusal(client, refusal);
                 Err(Problem::Refused(refusal))
             }
             _ => Ok(()),
@@ -264,9 +270,10 @@ impl App {
     }
 
     /// Turns what the workers said into an answer, and tells the operator what a person must know.
-    fn conclude(&self, client: ClientId, path: &str, result: Result<Outcome, Failure>) -> Answer {
+    fn conclude(&self, client: ClientId, sender: Sender, result: Result<Outcome, Failure>) -> Answer {
+        let Sender { path, program } = sender;
         match &result {
-            Ok(Outcome::Refused(_)) => warn_of_unknown(client),
+            Ok(Outcome::Refused(refusal)) => warn_of_refusal(client, *refusal),
             Ok(Outcome::SnapshotDropped(dropped)) => log::warn!(
                 "a snapshot of client {client:?} was dropped: {}",
                 match dropped {
@@ -284,6 +291,9 @@ impl App {
                 log::warn!("{} was put off for client {client:?}: {}", Shown(path), reason(failure));
             }
             Ok(_) => {}
+        }
+        if !matches!(result, Err(_) | Ok(Outcome::Refused(_) | Outcome::NoSuchClient)) {
+            self.workers.note(client, program);
         }
         match result {
             Ok(outcome) => wire::outcome(outcome),
@@ -304,10 +314,17 @@ impl App {
     }
 }
 
-fn warn_of_unknown(client: ClientId) {
+fn warn_of_refusal(client: ClientId, refusal: Refusal) {
     log::warn!(
-        "client {client:?} was refused: this server does not know it and creates no clients; \
-         set the option create_clients to true to let it in"
+        "client {client:?} was refused: {}",
+        match refusal {
+            Refusal::NotAllowed =>
+                "it is not in the list of allowed clients; add its ID to the option client_id to let it in",
+            Refusal::UnknownClient =>
+                "this server does not know it and creates no clients; make it with `sync-server admin \
+                 add-client --id`, or set the option create_clients to true to let it in",
+            Refusal::Suspended => "it is suspended; `sync-server admin resume-client` lets it in again",
+        }
     );
 }
 

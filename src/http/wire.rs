@@ -384,6 +384,7 @@ pub fn problem(problem: &Problem) -> Answer {
         Problem::Refused(Refusal::UnknownClient) => {
             text(StatusCode::FORBIDDEN, "This server does not know this client and creates none.")
         }
+        Problem::Refused(Refusal::Suspended) => text(StatusCode::FORBIDDEN, "This client is suspended."),
     }
 }
 
@@ -632,6 +633,7 @@ mod tests {
             (200, Outcome::SnapshotStored),
             (200, Outcome::SnapshotHeld),
             (403, Outcome::Refused(Refusal::UnknownClient)),
+            (403, Outcome::Refused(Refusal::Suspended)),
         ] {
             let answer = outcome(given.clone());
             assert_eq!(answer.status(), status, "{given:?}");

@@ -167,7 +167,13 @@ fn open_control_socket(data_dir: &Path, environment: &Environment, lock: &Direct
             let on_disk = on_disk.clone();
             tokio::spawn(socket.serve(Arc::new(move |verb| match verb {
                 "reload" => on_disk.reload(),
-                _ => Err(format!("this server knows no {verb:?}")),
+                _ => match verb.strip_prefix(control::NOTE) {
+                    Some(line) => {
+                        log::info!("{line}");
+                        Ok(String::new())
+                    }
+                    None => Err(format!("this server knows no {verb:?}")),
+                },
             })));
         }
         Err(error) => log::warn!("`sync-server reload` will not work, the signal HUP will: {error}"),

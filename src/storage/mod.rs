@@ -8,10 +8,11 @@
 mod conformance;
 pub mod lock;
 pub mod owner;
+pub mod registry;
 pub mod schema;
 pub mod sqlite;
 
-use crate::protocol::{Client, ClientId, VersionId};
+use crate::protocol::{Client, ClientId, State, VersionId};
 use std::fmt;
 
 /// The result of everything that touches a database.
@@ -47,13 +48,15 @@ pub trait Reader {
     fn parent(&mut self, client: ClientId, version: VersionId) -> Result<Option<VersionId>>;
 
     /// The held snapshot. Its bytes are not read where they are more than `room`.
-    fn snapshot(&mut self, client: ClientId, room: usize) -> Result<Option<(VersionId, Body)>>;
+    ///
+    /// `None` where the client does not exist.
+    fn snapshot(&mut self, client: ClientId, room: usize) -> Result<Option<Held>>;
 }
 
 /// The changes that a transaction may make.
 pub trait Writer: Reader {
-    /// Makes a client without versions.
-    fn create_client(&mut self, client: ClientId) -> Result<()>;
+    /// Makes a client without versions, at `now` seconds since 1970.
+    fn create_client(&mut self, client: ClientId, now: i64) -> Result<()>;
 
     /// Appends a version and makes it the latest. The client exists.
     fn append_version(
@@ -64,9 +67,24 @@ pub trait Writer: Reader {
         segment: &[u8],
     ) -> Result<()>;
 
+    /// Notes when clients were last used. What is older than what is known changes nothing, and of
+    /// each client only the latest few are kept. Clients that do not exist are left out.
+    fn note_syncs(&mut self, noted: &[Noted]) -> Result<()>;
+
     /// Replaces the held snapshot, stored at `now` seconds since 1970. The client exists.
     fn set_snapshot(&mut self, client: ClientId, version: VersionId, now: i64, snapshot: &[u8])
     -> Result<()>;
+}
+
+/// When a program last used a client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Noted {
+    /// The client.
+    pub client: ClientId,
+    /// What the program calls itself.
+    pub program: String,
+    /// In seconds since 1970.
+    pub at: i64,
 }
 
 /// What a look for a child version found.
@@ -74,8 +92,19 @@ pub trait Writer: Reader {
 pub struct Lookup {
     /// The client's latest version.
     pub latest: VersionId,
+    /// Whether the client may use the server.
+    pub state: State,
     /// The version that follows the given parent.
     pub child: Option<(VersionId, Body)>,
+}
+
+/// What a look for a snapshot found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// Whether the client may use the server.
+    pub state: State,
+    /// The held snapshot and its version.
+    pub snapshot: Option<(VersionId, Body)>,
 }
 
 /// Stored bytes, read only where there was room for them.

@@ -5,7 +5,7 @@
 //! of our own, all named `sync_server_…`.
 
 /// The version that this program reads and writes: the number of the last migration.
-pub const CURRENT: i64 = 1;
+pub const CURRENT: i64 = 2;
 
 /// What a database without our own tables holds: the reference server's tables, as it makes them.
 pub const ADOPTED: &str = "
@@ -24,7 +24,8 @@ pub const ADOPTED: &str = "
 ";
 
 /// What each version adds to the one before it; the first is version 1.
-pub const MIGRATIONS: &[&str] = &["
+pub const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE sync_server_schema (version INTEGER NOT NULL);
     INSERT INTO sync_server_schema (version) VALUES (0);
     -- Versions since the snapshot that are not yet counted in the client's own row, which cannot
@@ -33,7 +34,50 @@ pub const MIGRATIONS: &[&str] = &["
         client_id STRING PRIMARY KEY,
         snapshot_version_id STRING NOT NULL,
         versions INTEGER NOT NULL) WITHOUT ROWID;
-"];
+",
+    "
+    -- What operators decided about clients. There need not be a row for a client, and a row may
+    -- outlive its client, whose own row others may delete. Times are in seconds since 1970.
+    CREATE TABLE sync_server_clients (
+        client_id STRING PRIMARY KEY,
+        label TEXT,
+        suspended INTEGER NOT NULL DEFAULT 0,
+        created INTEGER,
+        devices INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+    CREATE UNIQUE INDEX sync_server_label ON sync_server_clients (label);
+    -- The devices that have a credential of their own; token_hash is SHA-256.
+    CREATE TABLE sync_server_devices (
+        client_id STRING NOT NULL,
+        name TEXT NOT NULL,
+        token_hash BLOB NOT NULL,
+        created INTEGER NOT NULL,
+        PRIMARY KEY (client_id, name)) WITHOUT ROWID;
+    -- Who synced last; device is empty where none is known, program as it names itself.
+    CREATE TABLE sync_server_syncs (
+        client_id STRING NOT NULL,
+        device TEXT NOT NULL,
+        program TEXT NOT NULL,
+        last_sync INTEGER NOT NULL,
+        PRIMARY KEY (client_id, device, program)) WITHOUT ROWID;
+    -- How much each client holds in the versions up to sync_server_sized.up_to, a rowid. Versions
+    -- after it are counted when somebody asks, so whoever adds them need not know of this.
+    CREATE TABLE sync_server_sizes (
+        client_id STRING PRIMARY KEY,
+        versions INTEGER NOT NULL,
+        bytes INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE sync_server_sized (up_to INTEGER NOT NULL);
+    INSERT INTO sync_server_sized (up_to) VALUES (0);
+    -- What operators changed; client_id is the nil UUID where it was not one client alone.
+    CREATE TABLE sync_server_audit (
+        client_id STRING NOT NULL,
+        event_id STRING NOT NULL,
+        at INTEGER NOT NULL,
+        local_user TEXT NOT NULL,
+        action TEXT NOT NULL,
+        detail TEXT NOT NULL,
+        PRIMARY KEY (client_id, event_id)) WITHOUT ROWID;
+",
+];
 
 /// The index that carries the chain's invariant: one child for each parent.
 pub const UNIQUE_INDEX: &str = "sync_server_child";

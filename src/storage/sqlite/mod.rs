@@ -7,8 +7,13 @@
 mod copy;
 mod fault;
 mod prepare;
+mod registry;
+mod sizes;
 mod txn;
 
+pub use prepare::Standing;
+
+use super::registry::Registry;
 use super::{Error, Kind, Reader, Result, Storage, Writer};
 use fault::Context;
 use r2d2::ManageConnection;
@@ -93,11 +98,11 @@ impl Sqlite {
     }
 }
 
-impl Storage for Sqlite {
-    fn read(&self, work: &mut dyn FnMut(&mut dyn Reader) -> Result<()>) -> Result<()> {
+impl Sqlite {
+    fn on_reader(&self, work: impl FnOnce(&mut txn::Txn) -> Result<()>) -> Result<()> {
         let pool = self.readers.read().unwrap_or_else(PoisonError::into_inner).clone();
         let result = match pool.get() {
-            Ok(connection) => in_transaction(&connection, "BEGIN", &self.path, |txn| work(txn)),
+            Ok(connection) => in_transaction(&connection, "BEGIN", &self.path, work),
             Err(error) => Err(fault::of_pool(&error, &self.path)),
         };
         if result.as_ref().is_err_and(needs_new_handles) {
@@ -106,7 +111,7 @@ impl Storage for Sqlite {
         result
     }
 
-    fn transact(&self, work: &mut dyn FnMut(&mut dyn Writer) -> Result<()>) -> Result<()> {
+    fn on_writer(&self, work: impl FnOnce(&mut txn::Txn) -> Result<()>) -> Result<()> {
         let mut writer = self.writer()?;
         let Some(Open { connection, file }) = writer.as_ref() else {
             return Err(Error::new(Kind::Other, "the writer's connection is missing"));
@@ -114,22 +119,52 @@ impl Storage for Sqlite {
         if identity(&self.path).ok() != Some(*file) {
             return Err(fault::displaced(&self.path));
         }
-        let result = in_transaction(connection, "BEGIN IMMEDIATE", &self.path, |txn| work(txn));
+        let result = in_transaction(connection, "BEGIN IMMEDIATE", &self.path, work);
         if result.as_ref().is_err_and(needs_new_handles) {
             *writer = None;
         }
         result
     }
+}
+
+impl Storage for Sqlite {
+    fn read(&self, work: &mut dyn FnMut(&mut dyn Reader) -> Result<()>) -> Result<()> {
+        self.on_reader(|txn| work(txn))
+    }
+
+    fn transact(&self, work: &mut dyn FnMut(&mut dyn Writer) -> Result<()>) -> Result<()> {
+        self.on_writer(|txn| work(txn))
+    }
 
     fn rest(&self) -> Result<()> {
         let writer = self.writer()?;
         let Some(Open { connection, .. }) = writer.as_ref() else { return Ok(()) };
+        give_back_pages(connection).context("giving memory back", &self.path)?;
         // Passive: moves what no reader needs any more, and waits for nobody.
         let waiting = checkpoint(connection, "NOOP").context("looking at the WAL", &self.path)?;
-        if waiting >= self.checkpoint_pages {
-            checkpoint(connection, "PASSIVE").context("checkpointing the WAL", &self.path)?;
+        if waiting < self.checkpoint_pages {
+            return Ok(());
         }
-        Ok(())
+        let left = checkpoint(connection, "PASSIVE").context("checkpointing the WAL", &self.path)?;
+        drop(writer);
+        // As often as that, a few milliseconds for the versions of so few pages do not matter.
+        if left < self.checkpoint_pages { self.keep_sizes() } else { Ok(()) }
+    }
+}
+
+impl Registry for Sqlite {
+    fn consult(&self, work: &mut dyn FnMut(&mut dyn super::registry::Reader) -> Result<()>) -> Result<()> {
+        self.on_reader(|txn| work(txn))
+    }
+
+    fn amend(&self, work: &mut dyn FnMut(&mut dyn super::registry::Writer) -> Result<()>) -> Result<()> {
+        self.on_writer(|txn| work(txn))
+    }
+}
+
+impl Sqlite {
+    fn keep_sizes(&self) -> Result<()> {
+        self.on_writer(|txn| sizes::keep(txn.connection).context("keeping the clients' sizes", &self.path))
     }
 }
 
@@ -160,6 +195,16 @@ impl Drop for Rollback<'_> {
 
 fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(|_| ())
+}
+
+/// Gives back the memory that a large body took in the last transaction.
+fn give_back_pages(connection: &Connection) -> rusqlite::Result<()> {
+    let spills =
+        connection.prepare_cached("PRAGMA cache_spill")?.query_row([], |row| row.get::<_, i64>(0))?;
+    if spills == 0 {
+        connection.execute_batch("PRAGMA cache_spill = ON; PRAGMA shrink_memory")?;
+    }
+    Ok(())
 }
 
 /// Runs a checkpoint in this mode and returns how many pages still wait for one.

@@ -1,7 +1,7 @@
 //! Makes a new database or brings an existing one up to date, before the server serves it.
 
 use super::fault::Context;
-use super::{BUSY_TIMEOUT, FILE_NAME, Sqlite, common_flags, copy};
+use super::{BUSY_TIMEOUT, FILE_NAME, Sqlite, common_flags, copy, sizes};
 use crate::config::Migration;
 use crate::storage::schema::{ADOPTED, CURRENT, MIGRATIONS, PLAIN_INDEX, UNIQUE_INDEX};
 use crate::storage::{Error, Kind, Result};
@@ -52,8 +52,39 @@ impl Sqlite {
             )
             .context("preparing the database", &path)?;
         migrate(&connection, found, progress).context("migrating the database", &path)?;
+        keep_sizes(&connection, progress).context("counting what clients hold", &path)?;
         carry_invariant(&connection).context("checking that chains have no branches", &path)
     }
+}
+
+impl Sqlite {
+    /// Looks at the database in `directory`, and changes nothing.
+    ///
+    /// # Errors
+    /// [`Kind::Newer`] for a database that a newer release wrote, and all that keeps it from being read.
+    pub fn standing(directory: &Path) -> Result<Standing> {
+        let path = directory.join(FILE_NAME);
+        if !path.try_exists().context("looking for the database", &path)? {
+            return Ok(Standing::Missing);
+        }
+        let super::Open { connection, .. } = super::open_writer(&path)?;
+        match schema_version(&connection).context("reading the schema's version", &path)? {
+            Some(found) if found > CURRENT => Err(newer(&path, found)),
+            Some(CURRENT) => Ok(Standing::Current),
+            _ => Ok(Standing::Older),
+        }
+    }
+}
+
+/// What there is of a database before it is prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// No file.
+    Missing,
+    /// One of the reference server, of an older release, or empty.
+    Older,
+    /// One that needs no migration.
+    Current,
 }
 
 fn open(path: &Path) -> Result<Connection> {
@@ -120,6 +151,18 @@ fn migrate(connection: &Connection, found: Option<i64>, progress: fn(&str)) -> r
         }
     }
     Ok(())
+}
+
+/// Brings the kept sizes up to date: all versions at the first time, else those of the last days.
+fn keep_sizes(connection: &Connection, progress: fn(&str)) -> rusqlite::Result<()> {
+    if !sizes::is_behind(connection)? {
+        return Ok(());
+    }
+    progress("");
+    let transaction = connection.unchecked_transaction()?;
+    sizes::distrust(&transaction)?;
+    sizes::keep(&transaction)?;
+    transaction.commit()
 }
 
 fn in_transaction(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
@@ -248,6 +291,21 @@ mod tests {
         assert_eq!(schema_version(&copy).expect("a schema"), Some(0));
         let rows: i64 = copy.query_row("SELECT count(*) FROM versions", [], |row| row.get(0)).expect("rows");
         assert_eq!(rows, 1);
+    }
+
+    #[test]
+    fn every_released_schema_becomes_the_current_one_and_leaves_a_copy() {
+        for released in 1..CURRENT {
+            let migrations = MIGRATIONS[..released as usize].concat();
+            let set = format!("UPDATE sync_server_schema SET version = {released};");
+            let directory = adopted(&format!("{ONE_VERSION} {migrations} {set}"));
+            assert_eq!(version(directory.path()), released);
+            Sqlite::prepare(directory.path(), &KEEP, |_| {}).expect("it is migrated");
+            assert_eq!(version(directory.path()), CURRENT);
+            let copy = directory.path().join(copies(directory.path()).remove(0));
+            let copy = Connection::open(copy).expect("the copy");
+            assert_eq!(schema_version(&copy).expect("a schema"), Some(released));
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The facts and changes of one transaction, as statements that are prepared once for each connection.
 
 use super::fault::{Context, damaged};
-use crate::protocol::{Client, ClientId, Snapshot, VersionId};
-use crate::storage::{Body, Lookup, Reader, Result, Writer};
+use crate::protocol::{Client, ClientId, Snapshot, State, VersionId};
+use crate::storage::{Body, Held, Lookup, Noted, Reader, Result, Writer};
 use rusqlite::{CachedStatement, Connection, MAIN_DB, OptionalExtension, Row, params};
 use std::path::Path;
 use uuid::Uuid;
@@ -18,12 +18,15 @@ const INLINE_WRITE: usize = 16 * 1024 * 1024;
 /// an UPDATE would read and write the whole snapshot beside it.
 const IN_PLACE: i64 = 16 * 1024;
 
+/// Last syncs of each client that are kept.
+const SYNCS_KEPT: i64 = 20;
+
 /// Bytes that one step of incremental I/O moves.
 const STEP: usize = 1024 * 1024;
 
 pub(super) struct Txn<'c> {
-    connection: &'c Connection,
-    path: &'c Path,
+    pub(super) connection: &'c Connection,
+    pub(super) path: &'c Path,
     /// The row of the client that was looked at last: an appended version changes the same one.
     place: Option<Place>,
 }
@@ -40,16 +43,18 @@ impl<'c> Txn<'c> {
         Txn { connection, path, place: None }
     }
 
-    fn statement(&self, sql: &str) -> rusqlite::Result<CachedStatement<'c>> {
+    pub(super) fn statement(&self, sql: &str) -> rusqlite::Result<CachedStatement<'c>> {
         self.connection.prepare_cached(sql)
     }
 
     fn find_client(&mut self, client: ClientId) -> rusqlite::Result<Option<Client>> {
         let mut statement = self.statement(
             "SELECT c.rowid, c.latest_version_id, c.snapshot_version_id, c.snapshot_timestamp,
-                    c.versions_since_snapshot + coalesce(n.versions, 0), length(c.snapshot)
-             FROM clients c LEFT JOIN sync_server_counts n
+                    c.versions_since_snapshot + coalesce(n.versions, 0), length(c.snapshot), r.suspended
+             FROM clients c
+                  LEFT JOIN sync_server_counts n
                   ON n.client_id = ?1 AND n.snapshot_version_id = c.snapshot_version_id
+                  LEFT JOIN sync_server_clients r ON r.client_id = ?1
              WHERE c.client_id = ?1",
         )?;
         let found = statement
@@ -71,8 +76,10 @@ impl<'c> Txn<'c> {
         // One child for each parent is the rule; where adopted rows break it, the first is served.
         let mut statement = self.statement(
             "SELECT c.latest_version_id, v.version_id, length(v.history_segment), v.rowid,
-                    CASE WHEN length(v.history_segment) <= ?3 THEN v.history_segment END
-             FROM clients c LEFT JOIN versions v ON v.client_id = ?1 AND v.parent_version_id = ?2
+                    CASE WHEN length(v.history_segment) <= ?3 THEN v.history_segment END, r.suspended
+             FROM clients c
+                  LEFT JOIN versions v ON v.client_id = ?1 AND v.parent_version_id = ?2
+                  LEFT JOIN sync_server_clients r ON r.client_id = ?1
              WHERE c.client_id = ?1
              LIMIT 1",
         )?;
@@ -84,21 +91,25 @@ impl<'c> Txn<'c> {
             Some(id) => Some((id, self.body(row, 2, "versions", "history_segment", room)?)),
             None => None,
         };
-        Ok(Some(Lookup { latest: version_at(row, 0)?.unwrap_or(VersionId::NIL), child }))
+        let latest = version_at(row, 0)?.unwrap_or(VersionId::NIL);
+        Ok(Some(Lookup { latest, state: state_at(row, 5)?, child }))
     }
 
-    fn find_snapshot(&self, client: ClientId, room: usize) -> rusqlite::Result<Option<(VersionId, Body)>> {
+    fn find_snapshot(&self, client: ClientId, room: usize) -> rusqlite::Result<Option<Held>> {
         let mut statement = self.statement(
-            "SELECT snapshot_version_id, length(snapshot), rowid,
-                    CASE WHEN length(snapshot) <= ?2 THEN snapshot END
-             FROM clients
-             WHERE client_id = ?1 AND snapshot_version_id IS NOT NULL AND snapshot IS NOT NULL",
+            "SELECT c.snapshot_version_id, length(c.snapshot), c.rowid,
+                    CASE WHEN length(c.snapshot) <= ?2 THEN c.snapshot END, r.suspended
+             FROM clients c LEFT JOIN sync_server_clients r ON r.client_id = ?1
+             WHERE c.client_id = ?1",
         )?;
         let inline = i64::try_from(room.min(INLINE_READ)).unwrap_or(i64::MAX);
         let mut rows = statement.query(params![Text::of(client.uuid()), inline])?;
         let Some(row) = rows.next()? else { return Ok(None) };
-        let version = version_at(row, 0)?.unwrap_or(VersionId::NIL);
-        Ok(Some((version, self.body(row, 1, "clients", "snapshot", room)?)))
+        let snapshot = match (version_at(row, 0)?, row.get::<_, Option<i64>>(1)?) {
+            (Some(version), Some(_)) => Some((version, self.body(row, 1, "clients", "snapshot", room)?)),
+            _ => None,
+        };
+        Ok(Some(Held { state: state_at(row, 4)?, snapshot }))
     }
 
     /// The body of a row whose columns from `first` on are its length, rowid, and bytes where few.
@@ -124,6 +135,16 @@ impl<'c> Txn<'c> {
         Ok(Body::Bytes(bytes))
     }
 
+    pub(super) fn insert_client(&self, client: ClientId, now: i64) -> rusqlite::Result<()> {
+        let client = Text::of(client.uuid());
+        self.statement("INSERT INTO clients (client_id, latest_version_id) VALUES (?1, ?2)")?
+            .execute([&client, &Text::of(VersionId::NIL.uuid())])?;
+        // What the operator decided about a client outlives the client's row, which others may delete.
+        self.statement("INSERT OR IGNORE INTO sync_server_clients (client_id, created) VALUES (?1, ?2)")?
+            .execute(params![client, now])
+            .map(|_| ())
+    }
+
     fn insert_version(
         &self,
         client: ClientId,
@@ -138,6 +159,7 @@ impl<'c> Txn<'c> {
         if segment.len() <= INLINE_WRITE {
             return statement.execute(params![id, client, parent, segment]).map(|_| ());
         }
+        self.keep_pages()?;
         statement.execute(params![id, client, parent, zeros(segment)])?;
         self.fill("versions", "history_segment", self.connection.last_insert_rowid(), segment)
     }
@@ -208,8 +230,32 @@ impl<'c> Txn<'c> {
         if snapshot.len() <= INLINE_WRITE {
             return statement.query_row(params![client, version, now, snapshot], |_| Ok(()));
         }
+        self.keep_pages()?;
         let rowid = statement.query_row(params![client, version, now, zeros(snapshot)], |row| row.get(0))?;
         self.fill("clients", "snapshot", rowid, snapshot)
+    }
+
+    fn insert_sync(&self, noted: &Noted) -> rusqlite::Result<()> {
+        let mut statement = self.statement(
+            "INSERT INTO sync_server_syncs (client_id, device, program, last_sync)
+             SELECT client_id, '', ?2, ?3 FROM clients WHERE client_id = ?1
+             ON CONFLICT (client_id, device, program) DO UPDATE SET
+                 last_sync = max(last_sync, excluded.last_sync)",
+        )?;
+        let client = Text::of(noted.client.uuid());
+        statement.execute(params![client, noted.program, noted.at])?;
+        let mut statement = self.statement(
+            "DELETE FROM sync_server_syncs WHERE client_id = ?1 AND last_sync < (
+                 SELECT last_sync FROM sync_server_syncs WHERE client_id = ?1
+                 ORDER BY last_sync DESC LIMIT 1 OFFSET ?2)",
+        )?;
+        statement.execute(params![client, SYNCS_KEPT - 1]).map(|_| ())
+    }
+
+    /// Lets a large body be written to the WAL once, at the commit, instead of as zeros first and again
+    /// when it has been filled in. The memory that this takes goes back when the writer rests.
+    fn keep_pages(&self) -> rusqlite::Result<()> {
+        self.connection.pragma_update(None, "cache_spill", false)
     }
 
     fn fill(&self, table: &str, column: &str, rowid: i64, bytes: &[u8]) -> rusqlite::Result<()> {
@@ -242,19 +288,14 @@ impl Reader for Txn<'_> {
         find().context("reading a version", self.path)
     }
 
-    fn snapshot(&mut self, client: ClientId, room: usize) -> Result<Option<(VersionId, Body)>> {
+    fn snapshot(&mut self, client: ClientId, room: usize) -> Result<Option<Held>> {
         self.find_snapshot(client, room).context("reading a snapshot", self.path)
     }
 }
 
 impl Writer for Txn<'_> {
-    fn create_client(&mut self, client: ClientId) -> Result<()> {
-        let insert = || -> rusqlite::Result<_> {
-            let mut statement =
-                self.statement("INSERT INTO clients (client_id, latest_version_id) VALUES (?1, ?2)")?;
-            statement.execute([Text::of(client.uuid()), Text::of(VersionId::NIL.uuid())]).map(|_| ())
-        };
-        insert().context("creating a client", self.path)
+    fn create_client(&mut self, client: ClientId, now: i64) -> Result<()> {
+        self.insert_client(client, now).context("creating a client", self.path)
     }
 
     fn append_version(
@@ -269,6 +310,10 @@ impl Writer for Txn<'_> {
             .context("adding a version", self.path)
     }
 
+    fn note_syncs(&mut self, noted: &[Noted]) -> Result<()> {
+        noted.iter().try_for_each(|noted| self.insert_sync(noted)).context("noting last syncs", self.path)
+    }
+
     fn set_snapshot(
         &mut self,
         client: ClientId,
@@ -281,10 +326,10 @@ impl Writer for Txn<'_> {
 }
 
 /// A UUID as the database has it, lower case with dashes, without an allocation.
-struct Text([u8; 36]);
+pub(super) struct Text([u8; 36]);
 
 impl Text {
-    fn of(uuid: Uuid) -> Text {
+    pub(super) fn of(uuid: Uuid) -> Text {
         let mut text = [0; 36];
         uuid.hyphenated().encode_lower(&mut text);
         Text(text)
@@ -306,10 +351,16 @@ fn client_of(row: &Row) -> rusqlite::Result<Client> {
         _ => None,
     };
     // A row that an operator inserted by hand may name no version at all.
-    Ok(Client { latest: version_at(row, 1)?.unwrap_or(VersionId::NIL), snapshot })
+    Ok(Client { latest: version_at(row, 1)?.unwrap_or(VersionId::NIL), snapshot, state: state_at(row, 6)? })
 }
 
-fn version_at(row: &Row, column: usize) -> rusqlite::Result<Option<VersionId>> {
+/// A client of which the operator never said anything is active.
+pub(super) fn state_at(row: &Row, column: usize) -> rusqlite::Result<State> {
+    let suspended = row.get::<_, Option<bool>>(column)?.unwrap_or(false);
+    Ok(if suspended { State::Suspended } else { State::Active })
+}
+
+pub(super) fn version_at(row: &Row, column: usize) -> rusqlite::Result<Option<VersionId>> {
     let Some(text) = row.get_ref(column)?.as_str_or_null()? else { return Ok(None) };
     VersionId::parse(text).map(Some).ok_or_else(|| damaged(column, text))
 }

@@ -1,0 +1,146 @@
+//! The verbs that change or remove a client that exists.
+
+use super::columns::size;
+use super::desk::Desk;
+use super::list::{Shown, word};
+use super::{Output, Refusal, USAGE, failed, naming, refusal};
+use crate::protocol::{ClientId, State};
+use crate::storage;
+use crate::storage::registry::{Entry, Writer};
+
+pub fn label(desk: &Desk, name: &str, label: Option<&str>) -> Result<Output, Refusal> {
+    if let Some(label) = label {
+        naming::check_label(label)?;
+    }
+    let client = naming::find(desk.registry(), name)?.client;
+    let obstacle = desk.change("label-client", client, label.unwrap_or_default(), |writer| {
+        if naming::by_id(writer, client)?.is_none() {
+            return Ok(Some(naming::gone(name)));
+        }
+        if let Some(label) = label
+            && let Some(holder) = naming::holder(writer, label)?.filter(|holder| holder.client != client)
+        {
+            return Ok(Some(naming::taken(&holder)));
+        }
+        writer.set_label(client, label)?;
+        Ok(None)
+    })?;
+    if let Some(refusal) = obstacle {
+        return Err(refusal);
+    }
+    let said = match label {
+        Some(label) => format!("Client {client:?} is called {label}.\n"),
+        None => format!("Client {client:?} has no label.\n"),
+    };
+    Ok(Output::new(said, &Shown::of(&entry(desk, client, name)?)))
+}
+
+pub fn suspend(desk: &Desk, name: &str) -> Result<Output, Refusal> {
+    let words = "every request is refused with 403 from now on, and nothing of its history is lost. \
+                 `sync-server admin resume-client` lets it in again";
+    set_state(desk, name, "suspend-client", State::Suspended, words)
+}
+
+pub fn resume(desk: &Desk, name: &str) -> Result<Output, Refusal> {
+    set_state(desk, name, "resume-client", State::Active, "its devices can sync again")
+}
+
+fn set_state(desk: &Desk, name: &str, action: &str, state: State, words: &str) -> Result<Output, Refusal> {
+    let client = naming::find(desk.registry(), name)?.client;
+    amend(desk, name, action, client, "", |writer| writer.set_state(client, state))?;
+    let text = format!("Client {client:?} is {}: {words}.\n", word(state));
+    Ok(Output::new(text, &Shown::of(&entry(desk, client, name)?)))
+}
+
+pub fn remove(desk: &Desk, name: &str, yes: bool) -> Result<Output, Refusal> {
+    let words = "the client, with its label and its devices";
+    let entry = destroy(desk, name, yes, "remove-client", words, |writer, client| writer.remove(client))?;
+    let text = format!("Client {:?} is removed, and {} with it.\n", entry.client, holdings(&entry));
+    let mut output = Output::new(text, &Shown::of(&entry));
+    if desk.config.create_clients {
+        output.warnings.push(
+            "the server creates clients that it does not know, so this one returns, empty, at its next sync: change \
+             its devices' settings, or set create_clients to false"
+                .to_owned(),
+        );
+    }
+    Ok(output)
+}
+
+pub fn reset(desk: &Desk, name: &str, yes: bool) -> Result<Output, Refusal> {
+    let words = "its history; the client stays";
+    let entry = destroy(desk, name, yes, "reset-client", words, |writer, client| writer.reset(client))?;
+    let text = format!(
+        "The history of client {:?} is empty: {} are gone.\n\n{AFTER_RESET}",
+        entry.client,
+        holdings(&entry)
+    );
+    Ok(Output::new(text, &Shown::of(&self::entry(desk, entry.client, name)?)))
+}
+
+const AFTER_RESET: &str = "\
+What to do on the devices:
+
+1. On the device whose tasks are right, change any task and run `task sync`. It uploads all its
+   tasks as a snapshot, with which the new history begins.
+2. On every other device, keep what only it has with `task export > tasks.json`, move the file
+   taskchampion.sqlite3 in Taskwarrior's data directory away, and run `task sync`: it gets all tasks
+   anew. `task import` brings in what is missing.
+";
+
+/// Does what cannot be undone, if `yes`, and returns the client as it was.
+fn destroy(
+    desk: &Desk,
+    name: &str,
+    yes: bool,
+    action: &str,
+    what: &str,
+    work: impl Fn(&mut dyn Writer, ClientId) -> storage::Result<()>,
+) -> Result<Entry, Refusal> {
+    let client = naming::find(desk.registry(), name)?.client;
+    let entry = entry(desk, client, name)?;
+    if !yes {
+        let message = format!(
+            "{action} removes {what}. Client {client:?}{} holds {}. Nothing was changed: keep a backup of the \
+             database if this may be needed again, and say --yes",
+            entry.label.as_ref().map_or(String::new(), |label| format!(" ({label})")),
+            holdings(&entry)
+        );
+        return Err(refusal(USAGE, message));
+    }
+    amend(desk, name, action, client, &holdings(&entry), |writer| work(writer, client))?;
+    Ok(entry)
+}
+
+/// Changes a client that is still there.
+fn amend(
+    desk: &Desk,
+    name: &str,
+    action: &str,
+    client: ClientId,
+    detail: &str,
+    work: impl Fn(&mut dyn Writer) -> storage::Result<()>,
+) -> Result<(), Refusal> {
+    let obstacle = desk.change(action, client, detail, |writer| {
+        if naming::by_id(writer, client)?.is_none() {
+            return Ok(Some(naming::gone(name)));
+        }
+        work(writer).map(|()| None)
+    })?;
+    obstacle.map_or(Ok(()), Err)
+}
+
+fn holdings(entry: &Entry) -> String {
+    let versions =
+        if entry.versions == 1 { "1 version".to_owned() } else { format!("{} versions", entry.versions) };
+    let snapshot = match entry.snapshot {
+        Some(_) => format!("a snapshot ({})", size(entry.snapshot_bytes)),
+        None => "no snapshot".to_owned(),
+    };
+    format!("{versions} ({}) and {snapshot}", size(entry.bytes))
+}
+
+fn entry(desk: &Desk, client: ClientId, name: &str) -> Result<Entry, Refusal> {
+    let found = desk.registry().consulting(|reader| reader.client(client)).map_err(failed)?;
+    found.ok_or_else(|| naming::gone(name))
+}

@@ -1,0 +1,240 @@
+//! Where a verb is carried out: as which user, on which database, and who asked.
+
+use super::{CONFIGURATION, FAILURE, Format, NOT_PERMITTED, Refusal, failed, refusal, user};
+use crate::config::{Config, Environment, place};
+use crate::control;
+use crate::protocol::ClientId;
+use crate::storage;
+use crate::storage::lock::DirectoryLock;
+use crate::storage::owner::quoted;
+use crate::storage::registry::{Event, Registry, Writer};
+use crate::storage::sqlite::{FILE_NAME, Sqlite, Standing};
+use rustix::fs::{Access, AtFlags, CWD, Mode, RenameFlags, accessat, renameat_with};
+use std::fs::DirBuilder;
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use uuid::Uuid;
+
+/// Where the configuration of a server for the whole machine is.
+const SYSTEM: &str = "/etc/sync-server";
+
+/// How long to wait for another process that makes or migrates the database.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// An open database, and all that a verb wants to know beside it.
+pub struct Desk<'a> {
+    pub config: &'a Config,
+    environment: &'a Environment,
+    data_dir: PathBuf,
+    storage: Sqlite,
+    /// Who asked.
+    user: String,
+}
+
+impl<'a> Desk<'a> {
+    /// Opens the database that a server with this configuration uses. One that does not exist is
+    /// made only if `makes`; one of an older release or of the reference server is migrated.
+    ///
+    /// As root the process first becomes the user whose the data directory is, for good: what root
+    /// made there would lock the server out.
+    pub fn open(
+        config: &'a Config,
+        environment: &'a Environment,
+        data_dir: PathBuf,
+        format: Format,
+        makes: bool,
+    ) -> Result<Desk<'a>, Refusal> {
+        let database = data_dir.join(FILE_NAME);
+        let user = user::asking(environment);
+        // What is made here is nobody else's to read.
+        rustix::process::umask(Mode::from_raw_mode(0o077));
+        if !makes && !data_dir.exists() {
+            return Err(no_database(&database));
+        }
+        if rustix::process::geteuid().is_root() {
+            become_owner(&data_dir)?;
+        } else {
+            check_user(&data_dir, &database)?;
+        }
+        make_directory(&data_dir)?;
+        bring_up_to_date(config, &data_dir, format, makes)?;
+        let storage = Sqlite::open(&data_dir).map_err(failed)?;
+        Ok(Desk { config, environment, data_dir, storage, user })
+    }
+
+    /// Where clients are looked after.
+    pub fn registry(&self) -> &dyn Registry {
+        &self.storage
+    }
+
+    /// Changes something about one client and records it, in one transaction; then tells the
+    /// running server, if there is one, so that its log has it too.
+    ///
+    /// Where `work` gives an obstacle, it changed nothing, and nothing is recorded.
+    pub fn change<T>(
+        &self,
+        action: &str,
+        client: ClientId,
+        detail: &str,
+        mut work: impl FnMut(&mut dyn Writer) -> storage::Result<Option<T>>,
+    ) -> Result<Option<T>, Refusal> {
+        let event = Event {
+            id: Uuid::now_v7(),
+            at: now(),
+            client: Some(client),
+            user: self.user.clone(),
+            action: action.to_owned(),
+            detail: detail.to_owned(),
+        };
+        let obstacle = self.registry().amending(|writer| {
+            let obstacle = work(writer)?;
+            if obstacle.is_none() {
+                writer.record(&event)?;
+            }
+            Ok(obstacle)
+        });
+        let obstacle = obstacle.map_err(failed)?;
+        if obstacle.is_none() {
+            let detail = if detail.is_empty() { String::new() } else { format!(" ({detail})") };
+            let line = format!("operator {}: {action} of client {client:?}{detail}", self.user);
+            control::note(&self.data_dir, self.environment, &line);
+        }
+        Ok(obstacle)
+    }
+}
+
+/// The time in seconds since 1970.
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// The data directory of a server with this configuration. Creates nothing.
+pub fn locate(config: &Config, environment: &Environment) -> Result<PathBuf, Refusal> {
+    let data_dir = place::data_dir(config, environment).map_err(|message| refusal(CONFIGURATION, message))?;
+    if place::is_personal(config, environment, &data_dir) && Path::new(SYSTEM).exists() {
+        let message = format!(
+            "{SYSTEM} says that a server for the whole machine is set up, but this user would look in {}: \
+             run this as root or as the server's user, or name the data directory with DATA_DIR",
+            data_dir.display()
+        );
+        return Err(refusal(NOT_PERMITTED, message));
+    }
+    Ok(data_dir)
+}
+
+fn no_database(database: &Path) -> Refusal {
+    let message = format!(
+        "there is no database {} yet: the server makes it when it starts, and so does `sync-server admin \
+         add-client`; if there should be one, name its directory with DATA_DIR or --data-dir",
+        database.display()
+    );
+    refusal(FAILURE, message)
+}
+
+/// From here on the process is the user whose the data directory is, or will be.
+fn become_owner(data_dir: &Path) -> Result<(), Refusal> {
+    let (uid, gid) = match data_dir.metadata() {
+        Ok(data) => (data.uid(), data.gid()),
+        Err(_) => found(data_dir).map_err(|error| not_made(data_dir, &error))?,
+    };
+    user::become_user(uid, gid).map_err(|error| {
+        let message = format!(
+            "cannot become uid {uid}, whose the data directory {} is: {error}; run this as that user",
+            data_dir.display()
+        );
+        refusal(NOT_PERMITTED, message)
+    })
+}
+
+/// Decides whose a new data directory will be. Below a directory of root, where nobody else could
+/// make it and nobody can put a link in its way, its first part is made here and given away.
+fn found(data_dir: &Path) -> std::io::Result<(u32, u32)> {
+    let (uid, gid) = user::for_new(data_dir)?;
+    let missing = data_dir.ancestors().take_while(|part| part.symlink_metadata().is_err()).last();
+    if let Some(first) = missing
+        && first.parent().is_some_and(|above| above.metadata().is_ok_and(|above| above.uid() == 0))
+    {
+        give(first, uid, gid)?;
+    }
+    Ok((uid, gid))
+}
+
+/// Makes a directory for somebody else. It appears when it is theirs already: another verb would
+/// take it for root's. Where another verb made it meanwhile, that is as good.
+fn give(directory: &Path, uid: u32, gid: u32) -> std::io::Result<()> {
+    let aside = directory.with_extension(format!("new-{}", std::process::id()));
+    DirBuilder::new().mode(0o700).create(&aside)?;
+    let given = chown(&aside, Some(uid), Some(gid))
+        .and_then(|()| Ok(renameat_with(CWD, &aside, CWD, directory, RenameFlags::NOREPLACE)?));
+    if given.is_err() {
+        // Empty as it is.
+        let _ = std::fs::remove_dir(&aside);
+    }
+    match given {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        given => given,
+    }
+}
+
+fn make_directory(data_dir: &Path) -> Result<(), Refusal> {
+    if data_dir.is_dir() {
+        return Ok(());
+    }
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
+    made.map_err(|error| not_made(data_dir, &error))
+}
+
+fn not_made(data_dir: &Path, error: &std::io::Error) -> Refusal {
+    refusal(FAILURE, format!("cannot make the data directory {}: {error}", data_dir.display()))
+}
+
+/// Files that another user than the server's makes beside the database would lock the server out.
+fn check_user(data_dir: &Path, database: &Path) -> Result<(), Refusal> {
+    let us = rustix::process::geteuid().as_raw();
+    let Ok(directory) = data_dir.metadata() else { return Ok(()) };
+    let owner = database.metadata().map_or(directory.uid(), |file| file.uid());
+    let writable = accessat(CWD, data_dir, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_ok();
+    if writable && (owner == us || !database.exists() || directory.uid() == us) {
+        return Ok(());
+    }
+    let message = format!(
+        "{} belongs to uid {owner}, and this process runs as uid {us}: run it as root, or as that user with \
+         `sudo -u '#{owner}' sync-server admin …`",
+        if database.exists() { quoted(database) } else { quoted(data_dir) }
+    );
+    Err(refusal(NOT_PERMITTED, message))
+}
+
+/// Sees to it that the database has this program's tables, as the server does when it starts.
+fn bring_up_to_date(config: &Config, data_dir: &Path, format: Format, makes: bool) -> Result<(), Refusal> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Sqlite::standing(data_dir).map_err(failed)? {
+            Standing::Current => return Ok(()),
+            Standing::Missing if !makes => return Err(no_database(&data_dir.join(FILE_NAME))),
+            Standing::Missing | Standing::Older => {}
+        }
+        let progress = if format == Format::People { tell } else { |_: &str| () };
+        match DirectoryLock::take(data_dir) {
+            Ok(_lock) => {
+                Sqlite::prepare(data_dir, &config.migration, progress).map_err(failed)?;
+            }
+            Err(why) if Instant::now() >= deadline => {
+                let message = format!("{why}; its database is that of an older release: restart it first");
+                return Err(refusal(FAILURE, message));
+            }
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
+fn tell(text: &str) {
+    if !text.is_empty() {
+        eprintln!("{text}");
+    }
+}

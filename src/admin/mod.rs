@@ -1,0 +1,220 @@
+//! What operators do: make clients, look at them, let them in or keep them out.
+//!
+//! A verb works on the database that the configuration names, whether the server runs or not, and
+//! takes effect at once: the server reads what operators decided in the transaction of each
+//! request. Knows neither the command line nor how a database works.
+
+mod add;
+mod audit;
+mod change;
+mod columns;
+mod desk;
+mod list;
+mod naming;
+mod secret;
+mod settings;
+mod user;
+
+use crate::config::{Config, Environment};
+use crate::protocol::ClientId;
+use crate::storage::sqlite::FILE_NAME;
+use crate::storage::{Error, Kind};
+use desk::Desk;
+use serde::Serialize;
+use serde_json::json;
+use std::io::Write;
+use std::path::Path;
+
+/// What an operator asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verb {
+    /// Make a client, and print what its devices need.
+    AddClient(Addition),
+    /// List all clients.
+    ListClients { sort: Sort, reverse: bool },
+    /// Show all that is known of one client.
+    ShowClient { client: String },
+    /// Give a client a label, or none.
+    LabelClient { client: String, label: Option<String> },
+    /// Refuse a client until it is resumed.
+    SuspendClient { client: String },
+    /// Let a suspended client in again.
+    ResumeClient { client: String },
+    /// Remove a client and everything that it holds.
+    RemoveClient { client: String, yes: bool },
+    /// Empty a client's history and keep the client.
+    ResetClient { client: String, yes: bool },
+    /// List what operators changed.
+    Audit { client: Option<String>, limit: usize },
+}
+
+/// A client to be made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Addition {
+    /// Its ID; a random one otherwise.
+    pub id: Option<ClientId>,
+    /// What to call it.
+    pub label: Option<String>,
+    /// Whether it is fine if it exists.
+    pub if_missing: bool,
+    /// Whether to draw the settings as a QR code.
+    pub qr: bool,
+}
+
+/// By what a list of clients is ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    /// The label; clients without one come last.
+    Label,
+    /// The client ID.
+    Id,
+    /// The number of versions.
+    Versions,
+    /// What all versions and the snapshot hold.
+    Bytes,
+    /// When the snapshot was stored; none comes first.
+    Snapshot,
+    /// When it last synced; never comes first.
+    LastSync,
+    /// The number of devices with a credential of their own.
+    Devices,
+    /// Active before suspended.
+    State,
+}
+
+impl Sort {
+    /// Every order by its name.
+    pub const ALL: [(&str, Sort); 8] = [
+        ("label", Sort::Label),
+        ("id", Sort::Id),
+        ("versions", Sort::Versions),
+        ("bytes", Sort::Bytes),
+        ("snapshot", Sort::Snapshot),
+        ("last-sync", Sort::LastSync),
+        ("devices", Sort::Devices),
+        ("state", Sort::State),
+    ];
+}
+
+/// For whom the output is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Tables and sentences.
+    People,
+    /// JSON with the documented keys.
+    Programs,
+}
+
+/// Why a verb did not do what it was asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refusal {
+    /// What is wrong and what to do.
+    pub message: String,
+    /// One of this module's exit codes.
+    pub exit_code: u8,
+}
+
+/// It was understood and did not work.
+pub const FAILURE: u8 = 1;
+/// What was asked is not how it is asked.
+pub const USAGE: u8 = 64;
+/// No client, or no single one, answers to that name.
+pub const NO_CLIENT: u8 = 67;
+/// The client exists, or its label is another's.
+pub const TAKEN: u8 = 73;
+/// Another user may do this.
+pub const NOT_PERMITTED: u8 = 77;
+/// The configuration is wrong.
+pub const CONFIGURATION: u8 = 78;
+
+/// What a verb has to say.
+struct Output {
+    /// For people: whole lines.
+    text: String,
+    /// For programs: one value.
+    json: String,
+    /// What the operator should know besides.
+    warnings: Vec<String>,
+}
+
+impl Output {
+    fn new(text: String, json: &impl Serialize) -> Output {
+        let json = serde_json::to_string_pretty(json).expect("plain values are always JSON");
+        Output { text, json: format!("{json}\n"), warnings: Vec::new() }
+    }
+}
+
+/// Does what was asked and prints what came of it; returns the exit code.
+///
+/// Standard output gets the result. Standard error first gets a line that says which database is
+/// used, then warnings and errors; with [`Format::Programs`] one JSON object with all of these.
+pub fn run(verb: &Verb, config: &Config, environment: &Environment, format: Format) -> u8 {
+    let located = desk::locate(config, environment);
+    let database = located.as_ref().ok().map(|dir| dir.join(FILE_NAME));
+    if let (Some(database), Format::People) = (&database, format) {
+        eprintln!("database: {}", database.display());
+    }
+    let makes = matches!(verb, Verb::AddClient(_));
+    let opened = located.and_then(|data_dir| Desk::open(config, environment, data_dir, format, makes));
+    match opened.and_then(|desk| act(&desk, verb)) {
+        Ok(output) => {
+            warn(&output.warnings, database.as_deref(), format);
+            print(if format == Format::People { &output.text } else { &output.json });
+            0
+        }
+        Err(refusal) => {
+            complain(&refusal.message, database.as_deref(), format);
+            refusal.exit_code
+        }
+    }
+}
+
+/// Prints why a verb did not do what it was asked.
+pub fn complain(message: &str, database: Option<&Path>, format: Format) {
+    match format {
+        Format::People => eprintln!("error: {message}"),
+        Format::Programs => eprintln!("{}", json!({ "database": database, "error": message })),
+    }
+}
+
+fn warn(warnings: &[String], database: Option<&Path>, format: Format) {
+    match format {
+        Format::People => warnings.iter().for_each(|warning| eprintln!("warning: {warning}")),
+        Format::Programs => eprintln!("{}", json!({ "database": database, "warnings": warnings })),
+    }
+}
+
+/// Prints, and does not mind a reader that has gone, as `head` does.
+fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn act(desk: &Desk, verb: &Verb) -> Result<Output, Refusal> {
+    match verb {
+        Verb::AddClient(addition) => add::client(desk, addition),
+        Verb::ListClients { sort, reverse } => list::all(desk, *sort, *reverse),
+        Verb::ShowClient { client } => list::one(desk, client),
+        Verb::LabelClient { client, label } => change::label(desk, client, label.as_deref()),
+        Verb::SuspendClient { client } => change::suspend(desk, client),
+        Verb::ResumeClient { client } => change::resume(desk, client),
+        Verb::RemoveClient { client, yes } => change::remove(desk, client, *yes),
+        Verb::ResetClient { client, yes } => change::reset(desk, client, *yes),
+        Verb::Audit { client, limit } => audit::list(desk, client.as_deref(), *limit),
+    }
+}
+
+fn refusal(exit_code: u8, message: impl Into<String>) -> Refusal {
+    Refusal { message: message.into(), exit_code }
+}
+
+/// A failure of the database. Here it is no surprise that another process holds it.
+fn failed(error: Error) -> Refusal {
+    let message = match error.kind {
+        Kind::Busy => {
+            "the server or another verb kept the database busy: nothing was changed, try again".to_owned()
+        }
+        _ => error.message,
+    };
+    refusal(FAILURE, message)
+}

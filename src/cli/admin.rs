@@ -1,0 +1,116 @@
+//! The operator's verbs on the command line.
+
+use crate::admin::{Addition, Format, Sort, Verb};
+use crate::protocol::ClientId;
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+
+/// `admin` and its verbs.
+pub fn command() -> Command {
+    let json = Arg::new("json")
+        .long("json")
+        .global(true)
+        .action(ArgAction::SetTrue)
+        .help("Print JSON for programs, errors too");
+    Command::new("admin")
+        .about("Look after clients, whether the server runs or not")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .arg(json)
+        .subcommands(adding())
+        .subcommands(looking())
+        .subcommands(changing())
+}
+
+fn adding() -> [Command; 1] {
+    let id = Arg::new("id").long("id").value_name("UUID").value_parser(value_parser!(ClientId));
+    let label = Arg::new("label").long("label").value_name("TEXT");
+    [Command::new("add-client")
+        .about("Make a client and print the settings for its devices")
+        .arg(id.help("Its ID, instead of a random one"))
+        .arg(label.help("What to call it"))
+        .arg(flag("if-missing", "It is fine if the client exists already"))
+        .arg(flag("qr", "Draw the settings as a QR code too"))]
+}
+
+fn looking() -> [Command; 3] {
+    let sort = Arg::new("sort").long("sort").value_name("COLUMN").default_value("label");
+    let sort = sort.value_parser(PossibleValuesParser::new(Sort::ALL.map(|(name, _)| name)));
+    let limit = Arg::new("limit").long("limit").value_name("NUMBER").default_value("100");
+    let limit = limit.value_parser(value_parser!(u32).range(1..));
+    [
+        Command::new("list-clients")
+            .about("List all clients")
+            .arg(sort.help("What to order them by"))
+            .arg(flag("reverse", "The other way round")),
+        Command::new("show-client").about("Show all that is known of one client").arg(client()),
+        Command::new("audit")
+            .about("List what operators changed, the latest last")
+            .arg(client().required(false))
+            .arg(limit.help("How many changes at most")),
+    ]
+}
+
+fn changing() -> [Command; 5] {
+    let label = Arg::new("LABEL").help("What to call it; without one the label goes");
+    [
+        Command::new("label-client").about("Give a client a label, or none").arg(client()).arg(label),
+        Command::new("suspend-client").about("Refuse a client until it is resumed").arg(client()),
+        Command::new("resume-client").about("Let a suspended client in again").arg(client()),
+        Command::new("remove-client")
+            .about("Remove a client and everything that it holds")
+            .arg(client())
+            .arg(flag("yes", "Really do it")),
+        Command::new("reset-client")
+            .about("Empty a client's history and keep the client: the way out of a diverged history")
+            .arg(client())
+            .arg(flag("yes", "Really do it")),
+    ]
+}
+
+fn client() -> Arg {
+    Arg::new("CLIENT").required(true).help("An ID, an unambiguous beginning of one, or a label")
+}
+
+fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue).help(help)
+}
+
+/// For whom the output is.
+pub fn format(matches: &ArgMatches) -> Format {
+    if matches.get_flag("json") { Format::Programs } else { Format::People }
+}
+
+/// What was asked for.
+pub fn verb(name: &str, matches: &ArgMatches) -> Verb {
+    let text = |name: &str| matches.get_one::<String>(name).cloned();
+    // Only where clap made sure that it is there.
+    let client = || text("CLIENT").unwrap_or_default();
+    match name {
+        "add-client" => Verb::AddClient(Addition {
+            id: matches.get_one("id").copied(),
+            label: text("label"),
+            if_missing: matches.get_flag("if-missing"),
+            qr: matches.get_flag("qr"),
+        }),
+        "list-clients" => Verb::ListClients {
+            sort: sort(&text("sort").unwrap_or_default()),
+            reverse: matches.get_flag("reverse"),
+        },
+        "show-client" => Verb::ShowClient { client: client() },
+        "label-client" => Verb::LabelClient { client: client(), label: text("LABEL") },
+        "suspend-client" => Verb::SuspendClient { client: client() },
+        "resume-client" => Verb::ResumeClient { client: client() },
+        "remove-client" => Verb::RemoveClient { client: client(), yes: matches.get_flag("yes") },
+        "reset-client" => Verb::ResetClient { client: client(), yes: matches.get_flag("yes") },
+        "audit" => {
+            let limit = matches.get_one::<u32>("limit").copied().unwrap_or(u32::MAX);
+            Verb::Audit { client: text("CLIENT"), limit: limit as usize }
+        }
+        verb => unreachable!("clap knows no verb {verb}"),
+    }
+}
+
+fn sort(name: &str) -> Sort {
+    Sort::ALL.iter().find(|(known, _)| *known == name).map_or(Sort::Label, |(_, sort)| *sort)
+}

@@ -1,0 +1,97 @@
+//! Who used the server last, kept in memory until a write takes it along.
+
+use crate::protocol::ClientId;
+use crate::storage::Noted;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Seconds between two times that facts are written.
+const PAUSE: i64 = 60;
+
+/// Programs that are remembered for each client; whoever invents more names is not.
+const PROGRAMS: usize = 8;
+
+/// What was noted since it was last written.
+#[derive(Default)]
+pub struct Syncs(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// When each program of a client was last seen, in seconds since 1970.
+    seen: HashMap<ClientId, Vec<(String, i64)>>,
+    written: i64,
+}
+
+impl Syncs {
+    /// Notes that a client was used by a program at `now`.
+    pub fn note(&self, client: ClientId, program: &str, now: i64) {
+        let mut state = self.state();
+        let programs = state.seen.entry(client).or_default();
+        if let Some((_, at)) = programs.iter_mut().find(|(known, _)| known == program) {
+            *at = now.max(*at);
+        } else if programs.len() < PROGRAMS {
+            programs.push((program.to_owned(), now));
+        }
+    }
+
+    /// What is to be written in a transaction that begins at `now`: nothing within a minute of the last.
+    pub fn take_due(&self, now: i64) -> Vec<Noted> {
+        let mut state = self.state();
+        if state.seen.is_empty() || now.saturating_sub(state.written) < PAUSE {
+            return Vec::new();
+        }
+        state.written = now;
+        take(&mut state)
+    }
+
+    /// All that was not written yet.
+    pub fn take_all(&self) -> Vec<Noted> {
+        take(&mut self.state())
+    }
+
+    /// Takes back what could not be written.
+    pub fn give_back(&self, noted: Vec<Noted>) {
+        for Noted { client, program, at } in noted {
+            self.note(client, &program, at);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn take(state: &mut State) -> Vec<Noted> {
+    let each = |(client, programs): (ClientId, Vec<(String, i64)>)| {
+        programs.into_iter().map(move |(program, at)| Noted { client, program, at })
+    };
+    state.seen.drain().flat_map(each).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn facts_are_due_once_a_minute_and_none_is_lost_meanwhile() {
+        let (syncs, client) = (Syncs::default(), ClientId::from(Uuid::from_u128(7)));
+        let noted = |at| vec![Noted { client, program: "taskchampion/3.1.0".to_owned(), at }];
+        syncs.note(client, "taskchampion/3.1.0", 1000);
+        assert_eq!(syncs.take_due(1000), noted(1000));
+        syncs.note(client, "taskchampion/3.1.0", 1010);
+        syncs.note(client, "taskchampion/3.1.0", 1005);
+        assert_eq!(syncs.take_due(1059), []);
+        assert_eq!(syncs.take_due(1060), noted(1010));
+        syncs.give_back(noted(1010));
+        assert_eq!(syncs.take_all(), noted(1010));
+        assert_eq!(syncs.take_all(), []);
+    }
+
+    #[test]
+    fn invented_names_of_programs_do_not_fill_the_memory() {
+        let (syncs, client) = (Syncs::default(), ClientId::from(Uuid::from_u128(7)));
+        (0..1000).for_each(|n| syncs.note(client, &format!("program {n}"), n));
+        assert_eq!(syncs.take_all().len(), PROGRAMS);
+    }
+}
