@@ -21,8 +21,8 @@
 //! ```
 //!
 //! Arrows point down only. A request walks one way and back: [`listen`] (accept, permit, peer
-//! address), [`tls`] (handshake under a deadline, where there is a certificate), [`http`] (head and body under deadlines and limits; its `wire` turns bytes into a
-//! [`protocol::Request`]), [`workers`] (bounded queue; full means 503), [`service`] (read facts,
+//! address), [`tls`] (handshake under a deadline, where there is a certificate), [`http`] (head and
+//! body under deadlines and limits; its `wire` turns bytes into a [`protocol::Request`]), [`workers`] (bounded queue; full means 503), [`service`] (read facts,
 //! decide, apply, in one database transaction), [`protocol`] (the decision), commit, the response,
 //! and one log line. **Nothing is answered before the commit that contains it.**
 //!
@@ -32,7 +32,7 @@
 //! | [`service`] | the four transactions over a storage transaction | clocks, randomness, which database, HTTP |
 //! | [`storage`] | one narrow trait for the server, [`storage::registry`] beside it for operators; transactions are closures, so "forgot to roll back" cannot be written | the protocol's decisions, tokio |
 //! | [`storage::sqlite`] | one writer, pooled readers, adoption and migration, faults in words that help | who asks |
-//! | [`workers`] | named threads behind bounded queues; group commit; the clock and new IDs | HTTP, SQL |
+//! | [`workers`] | small reads where they are asked; named threads behind bounded queues for the rest; group commit; the clock and new IDs | HTTP, SQL |
 //! | [`http`] | one connection: deadlines, bounded bodies, the memory budget; `wire` is pure and holds every path, header and status | databases, signals |
 //! | [`listen`] | TCP and unix sockets; accept with permits and back-off; drain | what is said on a connection |
 //! | [`tls`] | the operator's certificate: checked, taken up anew, handshakes, those who knock at the wrong door | what is said inside |
@@ -49,8 +49,8 @@
 //!
 //! 1. Arguments. Help, version and generated texts are answered and touch nothing.
 //! 2. Configuration, all problems at once. Exit code 64 for usage, 78 for configuration.
-//! 3. What can fail visibly: the certificate, the data directory and its lock, the listeners, the database's
-//!    migrations, after which it is closed again.
+//! 3. What can fail visibly: the certificate, the data directory and its lock, the listeners, the
+//!    database's migrations, after which it is closed again.
 //! 4. The fork, if asked for. Nothing threaded exists before it, no SQLite handle crosses it.
 //! 5. The log's thread, which has what was logged until then; without a fork it runs from the
 //!    beginning. 6. Storage and worker threads. 7. The runtime, accepting. 8. Readiness.

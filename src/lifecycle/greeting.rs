@@ -19,7 +19,7 @@ pub fn serving(config: &Config, environment: &Environment, data_dir: &Path, urls
     log::info!("Taskwarrior, on every device: task config sync.server.url {url}");
     log::info!(
         "Taskwarrior, on every device: task config sync.server.client_id UUID \
-         (one for all devices; `uuidgen` makes one)"
+         (one for all devices; `sync-server admin add-client` makes one)"
     );
     log::info!(
         "Taskwarrior, on every device: task config sync.encryption_secret SECRET \
