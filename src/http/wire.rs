@@ -329,8 +329,7 @@ pub fn outcome(outcome: Outcome) -> Answer {
     }
 }
 
-/// The answer to a transaction that the workers could not carry out. What failed is the
-/// operator's business: the text says nothing of it.
+/// The answer to a transaction that the workers could not carry out, whose reason is the operator's.
 pub fn failure(failure: &Failure) -> Answer {
     match failure {
         Failure::Busy => later("The server is overloaded; try again later."),
