@@ -26,7 +26,10 @@ use uuid::Uuid;
 /// Jobs that may wait in each queue. Above it a caller gets [`Failure::Busy`].
 const QUEUE: usize = 4096;
 
-/// Threads that answer reads of small bodies while the disk is slow.
+/// Bodies of up to this many bytes are read where they are asked for.
+const HERE: usize = 16 * 1024;
+
+/// Threads that answer reads of larger bodies, and all reads while the disk is slow.
 const READERS: usize = 2;
 
 /// A read that takes longer has waited for the disk, or for its turn on a busy processor.
@@ -120,7 +123,11 @@ impl Workers {
         match request {
             Request::Read(read) if room(&read) >= LARGE => send(&self.large_reads, Some(read)).await,
             Request::Read(read) if self.here.is_slow() => send(&self.reads, Some(read)).await,
-            Request::Read(read) => self.here.answer(&read).map_err(Failure::Storage),
+            Request::Read(read) => match self.here.answer(&with_room(read.clone(), HERE)) {
+                // The copying is better done beside the sending of others.
+                Ok(Outcome::NeedsRoom(len)) if len <= room(&read) => send(&self.reads, Some(read)).await,
+                answer => answer.map_err(Failure::Storage),
+            },
             Request::Write(write) => send(&self.writes, Some(write)).await,
         }
     }
@@ -187,6 +194,12 @@ fn room(read: &Read) -> usize {
     match read {
         Read::GetChildVersion { room, .. } | Read::GetSnapshot { room, .. } => *room,
     }
+}
+
+fn with_room(mut read: Read, most: usize) -> Read {
+    let (Read::GetChildVersion { room, .. } | Read::GetSnapshot { room, .. }) = &mut read;
+    *room = most.min(*room);
+    read
 }
 
 async fn send<T>(queue: &Sender<Job<T>>, request: Option<T>) -> std::result::Result<Outcome, Failure> {
