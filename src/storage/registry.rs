@@ -4,7 +4,7 @@
 //! Transactions are closures here too. Knows what operators decided and what clients hold; knows
 //! neither who may decide nor how it is shown.
 
-use super::{Error, Kind, Result};
+use super::Result;
 use crate::protocol::{ClientId, Snapshot, State, VersionId};
 use uuid::Uuid;
 
@@ -134,7 +134,7 @@ impl dyn Registry + '_ {
             result = Some(work(reader)?);
             Ok(())
         })?;
-        result.ok_or_else(not_run)
+        result.ok_or_else(super::not_run)
     }
 
     /// [`Registry::amend`] with a result of the closure's own.
@@ -144,10 +144,6 @@ impl dyn Registry + '_ {
             result = Some(work(writer)?);
             Ok(())
         })?;
-        result.ok_or_else(not_run)
+        result.ok_or_else(super::not_run)
     }
-}
-
-fn not_run() -> Error {
-    Error::new(Kind::Other, "the storage did not run the transaction that it was given")
 }

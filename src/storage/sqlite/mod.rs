@@ -25,7 +25,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 /// The database's name in the data directory: the reference server's own.
-pub const FILE_NAME: &str = "taskchampion-sync-server.sqlite3";
+pub use crate::config::place::DATABASE as FILE_NAME;
 
 /// How long to wait for another process, an operator's command say, that is writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
