@@ -1,13 +1,15 @@
 //! The command line: flags made of the table of options, and one function for each verb.
 
 mod admin;
+mod completions;
+mod man;
 
 use crate::admin::{self as operators, Format};
 use crate::config::setting::{Setting, Shape};
 use crate::config::{self, Config, Environment, Flags, Resolved, file, place, render, table};
 use crate::{control, healthcheck, lifecycle, tls};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint, value_parser};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
@@ -80,6 +82,8 @@ pub fn command() -> Command {
             .arg(Arg::new("URL").help("What to ask instead of the configured listener's /readyz")),
         Command::new("reload").about("Make the running server take up a new log file and certificate"),
         admin::command(),
+        completions::command(),
+        man::command(),
     ];
     Command::new("sync-server")
         .version(env!("CARGO_PKG_VERSION"))
@@ -99,9 +103,11 @@ fn arg(setting: &Setting) -> Arg {
         .value_parser(value_parser!(String))
         .help(render::help(setting))
         .long_help(render::long_help(setting));
+    let hint = if setting.kind.names_file { ValueHint::AnyPath } else { ValueHint::Other };
     match setting.kind.shape {
-        Shape::One => arg.action(ArgAction::Set),
-        Shape::List => arg.action(ArgAction::Append),
+        // A number below zero is no flag: what is wrong with it is for the option to say.
+        Shape::One => arg.action(ArgAction::Set).allow_negative_numbers(true).value_hint(hint),
+        Shape::List => arg.action(ArgAction::Append).allow_negative_numbers(true).value_hint(hint),
         Shape::Switch => {
             arg.action(ArgAction::Set).num_args(0..=1).require_equals(true).default_missing_value("true")
         }
@@ -121,6 +127,8 @@ fn act(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusa
             Some(("show", matches)) => show(matches, environment),
             _ => Ok(render::example()),
         },
+        Some(("completions", matches)) => completions::print(matches, command()),
+        Some(("man", matches)) => man::print(matches, &command()),
         Some((verb, _)) => unreachable!("clap knows no verb {verb}"),
     }
 }
@@ -162,6 +170,7 @@ fn serve(matches: &ArgMatches, environment: &Environment) -> Result<String, Refu
     keep_log(&config)?;
     match lifecycle::serve(config, environment) {
         Ok(()) => Ok(String::new()),
+        Err(failure) if failure.is_told => Err(Refusal { lines: Vec::new(), exit_code: failure.exit_code }),
         Err(failure) => {
             let lines = failure.message.lines().map(str::to_owned).collect();
             Err(Refusal { lines, exit_code: failure.exit_code })

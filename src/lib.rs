@@ -8,7 +8,8 @@
 //!                      │
 //!        ┌─────────────┼──────────────┬────────┐
 //!    healthcheck    lifecycle      control ◄─ admin   start and stop, signals, systemd, the control
-//!                      │                        │     socket; what operators do (on the storage)
+//!                      │ └─► backup ◄───────────┤     socket; what operators do (on the storage)
+//!                      │        └─► archive     │     files of backups, and their format
 //!          listen ──► tls/ ──► http/ ──► workers async floor: tokio, hyper, rustls live only up here
 //!                      │           │
 //!      ════════════════╪═══════════╪══════════   the one async/blocking line
@@ -17,7 +18,7 @@
 //!                      │           │
 //!                      │        storage/
 //!                      ▼           ▼
-//!                     protocol                   cellar: pure
+//!               protocol, credential             cellar: pure
 //! ```
 //!
 //! Arrows point down only. A request walks one way and back: [`listen`] (accept, permit, peer
@@ -29,9 +30,13 @@
 //! | room | what it is for | what it does not know |
 //! |---|---|---|
 //! | [`protocol`] | IDs, requests, outcomes, and the rules as total functions | clocks, randomness, I/O |
+//! | [`credential`] | a device's name and token: read, hashed, compared in constant time | clocks, randomness, I/O, whose the device is |
 //! | [`service`] | the four transactions over a storage transaction | clocks, randomness, which database, HTTP |
 //! | [`storage`] | one narrow trait for the server, [`storage::registry`] beside it for operators; transactions are closures, so "forgot to roll back" cannot be written | the protocol's decisions, tokio |
 //! | [`storage::sqlite`] | one writer, pooled readers, adoption and migration, faults in words that help | who asks |
+//! | [`storage::contents`] | all that a database holds, as records, out of one and into another | files, formats |
+//! | [`archive`] | the format of backups: records into bytes and back, checked; pure but for `std::io` | databases, files |
+//! | [`backup`] | backups as files: written beside their place, verified, named; the thread that makes them by themselves | which database, who asks |
 //! | [`workers`] | small reads where they are asked; named threads behind bounded queues for the rest; group commit; the clock and new IDs | HTTP, SQL |
 //! | [`http`] | one connection: deadlines, bounded bodies, the memory budget; `wire` is pure and holds every path, header and status | databases, signals |
 //! | [`listen`] | TCP and unix sockets; accept with permits and back-off; drain | what is said on a connection |
@@ -65,9 +70,12 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod archive;
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod credential;
 pub mod daemon;
 pub mod healthcheck;
 pub mod http;

@@ -4,24 +4,29 @@
 //! into the background, if asked to; only then do threads begin. Knows every other room by its
 //! front door, and nothing of requests.
 
+mod declared;
 mod directory;
 mod files;
 mod greeting;
 mod notify;
 mod running;
 
-use crate::config::{Config, Environment, place};
+use crate::config::{Config, Environment, LogFormat, place};
 use crate::listen::{self, Listener};
 use crate::storage::lock::DirectoryLock;
 use crate::storage::sqlite::Sqlite;
 use crate::tls::{self, Acceptor};
 use crate::{daemon, logging};
 use rustix::fs::Mode;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long the end waits for a log that takes no lines.
 const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// Twice this much freed memory stays with the process, to be used again.
+const KEPT_HEAP: usize = 2 * 1024 * 1024;
 
 /// Why the server did not start, or did not end well.
 #[derive(Debug)]
@@ -30,6 +35,8 @@ pub struct Failure {
     pub message: String,
     /// 1 for a failure, 64 for wrong usage, 78 for a wrong configuration.
     pub exit_code: u8,
+    /// Whether standard error holds it already, as lines of a log for programs.
+    pub is_told: bool,
 }
 
 /// What the server needs before any thread exists.
@@ -50,6 +57,7 @@ struct Premises {
 pub fn serve(mut config: Config, environment: &Environment) -> Result<(), Failure> {
     // Client IDs are credentials: what this process makes is nobody else's to read.
     rustix::process::umask(Mode::from_raw_mode(0o027));
+    keep_heap();
     let held = logging::install(&config.log).map_err(failure)?;
     config.warnings.extend(files::provide(&mut config.limits.connections));
     if config.daemonize {
@@ -59,11 +67,18 @@ pub fn serve(mut config: Config, environment: &Environment) -> Result<(), Failur
     }
 }
 
+/// Teaches glibc's allocator, which learns from what is freed, to keep a few MiB instead of 128 KiB. Else
+/// every body of 100 KiB is given back to the kernel at once, and the next one's pages are faulted in
+/// anew, which takes longer than to read it. The block itself is never touched.
+fn keep_heap() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT_HEAP)));
+}
+
 fn in_foreground(config: &Config, environment: &Environment, held: logging::Held) -> Result<(), Failure> {
     let log = held.write().map_err(failure)?;
-    let served = prepare(config, environment)
+    let mut served = prepare(config, environment)
         .and_then(|premises| running::run(config, environment, premises, &log, || ()));
-    record(&served, config);
+    record(&mut served, config);
     log.finish(LAST_LINES);
     served
 }
@@ -74,8 +89,8 @@ fn in_background(config: &Config, environment: &Environment, held: logging::Held
         Ok(premises) => premises,
         Err(failure) => {
             // What was done until then is worth knowing, a copy of the database above all.
-            let failed = Err(failure);
-            record(&failed, config);
+            let mut failed = Err(failure);
+            record(&mut failed, config);
             let _ = held.write().map(|log| log.finish(LAST_LINES));
             return failed.map(|_: Premises| ());
         }
@@ -83,8 +98,8 @@ fn in_background(config: &Config, environment: &Environment, held: logging::Held
     let mut background = daemon::detach(config.pid_file.as_deref()).map_err(failure)?;
     premises.lock.write_pid();
     let served = held.write().map_err(failure).and_then(|log| {
-        let served = running::run(config, environment, premises, &log, || background.ready());
-        record(&served, config);
+        let mut served = running::run(config, environment, premises, &log, || background.ready());
+        record(&mut served, config);
         log.finish(LAST_LINES);
         served
     });
@@ -97,8 +112,8 @@ fn in_background(config: &Config, environment: &Environment, held: logging::Held
 /// Does everything that can fail for a reason outside of this program.
 fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failure> {
     greeting::begin();
-    let data_dir =
-        place::data_dir(config, environment).map_err(|message| Failure { message, exit_code: 78 })?;
+    let data_dir = place::data_dir(config, environment)
+        .map_err(|message| Failure { exit_code: 78, ..failure(message) })?;
     let tls = Acceptor::load(config).map_err(failure)?;
     directory::make(&data_dir).map_err(failure)?;
     let lock = DirectoryLock::take(&data_dir).map_err(failure)?;
@@ -109,14 +124,19 @@ fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failu
 }
 
 /// The terminal or the service manager is told the failure anyway; a log in a file would end without it.
-fn record<T>(outcome: &Result<T, Failure>, config: &Config) {
-    if let Err(failure) = outcome
-        && config.log.file.is_some()
-    {
+/// Where standard error is a log for programs, and nobody's terminal, it is told in that log's own lines.
+fn record<T>(outcome: &mut Result<T, Failure>, config: &Config) {
+    let Err(failure) = outcome else { return };
+    let is_for_programs = config.log.file.is_none()
+        && config.log.format == LogFormat::Json
+        && !std::io::stderr().is_terminal()
+        && log::log_enabled!(log::Level::Error);
+    if is_for_programs || config.log.file.is_some() {
         failure.message.lines().for_each(|line| log::error!("{line}"));
     }
+    failure.is_told = is_for_programs;
 }
 
 fn failure(message: String) -> Failure {
-    Failure { message, exit_code: 1 }
+    Failure { message, exit_code: 1, is_told: false }
 }

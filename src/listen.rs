@@ -283,6 +283,7 @@ pub async fn run(
         // An error means that nobody is left who could say it.
         _ = stop.wait_for(|stop| *stop) => {}
     }
+    app.hurry();
     // The sockets are closed by now: who comes too late is refused and can try elsewhere.
     let all = permits.acquire_many(limit as u32);
     if tokio::time::timeout(app.shutdown_timeout(), all).await.is_err() {

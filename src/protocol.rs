@@ -99,8 +99,8 @@ impl Request {
     /// The client that asks.
     pub fn client(&self) -> ClientId {
         match self {
-            Request::Read(Read::GetChildVersion { client, .. } | Read::GetSnapshot { client, .. }) => *client,
-            Request::Write(Write::AddVersion { client, .. } | Write::AddSnapshot { client, .. }) => *client,
+            Request::Read(read) => read.client(),
+            Request::Write(write) => write.client(),
         }
     }
 }
@@ -117,6 +117,15 @@ pub enum Read {
     GetSnapshot { client: ClientId, room: usize },
 }
 
+impl Read {
+    /// The client that asks.
+    pub fn client(&self) -> ClientId {
+        match self {
+            Read::GetChildVersion { client, .. } | Read::GetSnapshot { client, .. } => *client,
+        }
+    }
+}
+
 /// The transactions that change something.
 #[derive(Clone, PartialEq)]
 pub enum Write {
@@ -127,6 +136,13 @@ pub enum Write {
 }
 
 impl Write {
+    /// The client that asks.
+    pub fn client(&self) -> ClientId {
+        match self {
+            Write::AddVersion { client, .. } | Write::AddSnapshot { client, .. } => *client,
+        }
+    }
+
     /// The length in bytes of the body that this transaction stores.
     pub fn len(&self) -> usize {
         match self {
@@ -203,6 +219,8 @@ pub enum Refusal {
     UnknownClient,
     /// The operator suspended the client.
     Suspended,
+    /// The request needs the credential of a device of the client, and brings none that is valid.
+    NoCredential,
 }
 
 /// Whether the operator lets a client use the server.
@@ -234,6 +252,8 @@ pub struct Client {
     pub snapshot: Option<Snapshot>,
     /// Whether it may use the server.
     pub state: State,
+    /// Whether devices of it have credentials, one of which every request needs.
+    pub has_devices: bool,
 }
 
 /// What the server knows of a held snapshot, its bytes apart.

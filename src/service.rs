@@ -3,25 +3,53 @@
 //! Runs inside a storage transaction that someone else began and will commit. Knows no clock and
 //! no randomness: the time and the ID of a new version are arguments.
 
+use crate::credential::{self, Credential};
 use crate::protocol::{
     self, Client, ClientId, Outcome, Read, Refusal, SNAPSHOT_REACH, SnapshotPolicy, State, VersionId, Write,
 };
-use crate::storage::{Body, Reader, Result, Writer};
+use crate::storage::{Body, Held, Lookup, Reader, Result, Writer};
 
 /// What the operator decided about clients and snapshots.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     /// Whether the first AddVersion of an unknown client creates it.
     pub create_clients: bool,
+    /// Whether every request needs the credential of a device, so that nobody learns without one which
+    /// clients exist.
+    pub require_device: bool,
     /// When a new snapshot is asked for.
     pub snapshot: SnapshotPolicy,
 }
 
 /// Answers a transaction that changes nothing.
-pub fn read(reader: &mut dyn Reader, policy: &Policy, request: &Read) -> Result<Outcome> {
+pub fn read(
+    reader: &mut dyn Reader,
+    policy: &Policy,
+    request: &Read,
+    brought: Option<&Credential>,
+) -> Result<Outcome> {
+    let client = request.client();
+    // Before anything else is looked at: whichever it is, the same way is taken.
+    if policy.require_device && !is_device(reader, client, brought)? {
+        return Ok(Outcome::Refused(Refusal::NoCredential));
+    }
     match *request {
-        Read::GetChildVersion { client, parent, room } => child_version(reader, policy, client, parent, room),
-        Read::GetSnapshot { client, room } => snapshot(reader, policy, client, room),
+        Read::GetChildVersion { parent, room, .. } => {
+            let Some(found) = reader.child(client, parent, room)? else { return Ok(unknown(policy)) };
+            let access = Access { client, has_devices: found.has_devices, state: found.state };
+            Ok(match refusal(reader, policy, access, brought)? {
+                Some(refusal) => Outcome::Refused(refusal),
+                None => child_version(found, parent),
+            })
+        }
+        Read::GetSnapshot { room, .. } => {
+            let Some(found) = reader.snapshot(client, room)? else { return Ok(unknown(policy)) };
+            let access = Access { client, has_devices: found.has_devices, state: found.state };
+            Ok(match refusal(reader, policy, access, brought)? {
+                Some(refusal) => Outcome::Refused(refusal),
+                None => snapshot(found),
+            })
+        }
     }
 }
 
@@ -31,81 +59,103 @@ pub fn write(
     writer: &mut dyn Writer,
     policy: &Policy,
     request: &Write,
+    brought: Option<&Credential>,
     new: VersionId,
     now: i64,
 ) -> Result<Outcome> {
-    match request {
-        Write::AddVersion { client, parent, segment } => {
-            add_version(writer, policy, *client, *parent, segment, new, now)
+    let client = request.client();
+    if policy.require_device && !is_device(writer, client, brought)? {
+        return Ok(Outcome::Refused(Refusal::NoCredential));
+    }
+    let held = match writer.client(client)? {
+        None if policy.create_clients && matches!(request, Write::AddVersion { .. }) => {
+            writer.create_client(client, now)?;
+            // What the operator decided holds for it, too, where it is back after its row was deleted.
+            writer.client(client)?
         }
-        Write::AddSnapshot { client, version, snapshot } => {
-            add_snapshot(writer, policy, *client, *version, snapshot, now)
+        held => held,
+    };
+    let Some(held) = held else { return Ok(unknown(policy)) };
+    let access = Access { client, has_devices: held.has_devices, state: held.state };
+    if let Some(refusal) = refusal(writer, policy, access, brought)? {
+        return Ok(Outcome::Refused(refusal));
+    }
+    match request {
+        Write::AddVersion { parent, segment, .. } => {
+            let conflict = append(writer, client, held.latest, *parent, segment, new)?;
+            let urgency = protocol::urgency(policy.snapshot, held.snapshot, now);
+            Ok(conflict.unwrap_or(Outcome::Added { version: new, urgency }))
+        }
+        Write::AddSnapshot { version, snapshot, .. } => {
+            add_snapshot(writer, client, held, *version, snapshot, now)
         }
     }
 }
 
-fn child_version(
-    reader: &mut dyn Reader,
-    policy: &Policy,
+/// What decides whether a client that exists may use the server.
+struct Access {
     client: ClientId,
-    parent: VersionId,
-    room: usize,
-) -> Result<Outcome> {
-    let Some(found) = reader.child(client, parent, room)? else {
-        return Ok(unknown(policy));
-    };
-    if let Some(refusal) = found.state.refusal() {
-        return Ok(Outcome::Refused(refusal));
+    has_devices: bool,
+    state: State,
+}
+
+/// Why a request is refused; `None`: it is not. Only a device learns that its client is suspended.
+fn refusal<R: Reader + ?Sized>(
+    reader: &mut R,
+    policy: &Policy,
+    access: Access,
+    brought: Option<&Credential>,
+) -> Result<Option<Refusal>> {
+    let is_checked = policy.require_device || !access.has_devices;
+    if !is_checked && !is_device(reader, access.client, brought)? {
+        return Ok(Some(Refusal::NoCredential));
     }
-    Ok(match found.child {
+    Ok(access.state.refusal())
+}
+
+/// Whether the request comes from a device of the client. Looks and compares whatever it brings.
+fn is_device<R: Reader + ?Sized>(
+    reader: &mut R,
+    client: ClientId,
+    brought: Option<&Credential>,
+) -> Result<bool> {
+    let stored = reader.device(client, brought.map_or("", Credential::name))?;
+    Ok(credential::is_valid(stored.as_ref(), brought))
+}
+
+fn child_version(found: Lookup, parent: VersionId) -> Outcome {
+    match found.child {
         Some((version, Body::Bytes(segment))) => Outcome::Child { version, parent, segment },
         Some((_, Body::TooLarge(len))) => Outcome::NeedsRoom(len),
         None => protocol::without_child(found.latest, parent),
-    })
+    }
 }
 
-fn snapshot(reader: &mut dyn Reader, policy: &Policy, client: ClientId, room: usize) -> Result<Outcome> {
-    let Some(found) = reader.snapshot(client, room)? else {
-        return Ok(unknown(policy));
-    };
-    if let Some(refusal) = found.state.refusal() {
-        return Ok(Outcome::Refused(refusal));
-    }
-    Ok(match found.snapshot {
+fn snapshot(found: Held) -> Outcome {
+    match found.snapshot {
         Some((version, Body::Bytes(snapshot))) => Outcome::Snapshot { version, snapshot },
         Some((_, Body::TooLarge(len))) => Outcome::NeedsRoom(len),
         None => Outcome::NoSnapshot,
-    })
+    }
 }
 
-fn add_version(
+/// Appends the version, or says with what it conflicts.
+fn append(
     writer: &mut dyn Writer,
-    policy: &Policy,
     client: ClientId,
+    latest: VersionId,
     parent: VersionId,
     segment: &[u8],
     new: VersionId,
-    now: i64,
-) -> Result<Outcome> {
-    let held = match writer.client(client)? {
-        Some(held) => held,
-        None if !policy.create_clients => return Ok(unknown(policy)),
-        None => {
-            writer.create_client(client, now)?;
-            Client { latest: VersionId::NIL, snapshot: None, state: State::Active }
-        }
-    };
-    if let Some(refusal) = held.state.refusal() {
-        return Ok(Outcome::Refused(refusal));
+) -> Result<Option<Outcome>> {
+    if !protocol::may_append(latest, parent) {
+        return Ok(Some(Outcome::Conflict { latest }));
     }
-    if !protocol::may_append(held.latest, parent) {
-        return Ok(Outcome::Conflict { latest: held.latest });
-    }
-    if let Some(child) = left_behind(writer, client, held.latest, parent)? {
-        return Ok(Outcome::Conflict { latest: child });
+    if let Some(child) = left_behind(writer, client, latest, parent)? {
+        return Ok(Some(Outcome::Conflict { latest: child }));
     }
     writer.append_version(client, new, parent, segment)?;
-    Ok(Outcome::Added { version: new, urgency: protocol::urgency(policy.snapshot, held.snapshot, now) })
+    Ok(None)
 }
 
 /// The child that this parent has although the client has no latest version: whoever deletes a
@@ -127,18 +177,12 @@ fn left_behind(
 
 fn add_snapshot(
     writer: &mut dyn Writer,
-    policy: &Policy,
     client: ClientId,
+    held: Client,
     version: VersionId,
     snapshot: &[u8],
     now: i64,
 ) -> Result<Outcome> {
-    let Some(held) = writer.client(client)? else {
-        return Ok(unknown(policy));
-    };
-    if let Some(refusal) = held.state.refusal() {
-        return Ok(Outcome::Refused(refusal));
-    }
     let recent = recent_versions(writer, client, held.latest)?;
     if let Some(answer) = protocol::snapshot_answer(version, held.snapshot.map(|held| held.version), &recent)
     {

@@ -10,6 +10,7 @@
 mod syncs;
 
 use self::syncs::Syncs;
+use crate::credential::Credential;
 use crate::protocol::{ClientId, Outcome, Read, Request, VersionId, Write};
 use crate::service::{self, Policy};
 use crate::storage::{Error, Kind, Result, Storage};
@@ -91,6 +92,8 @@ pub enum Failure {
 struct Job<T> {
     /// `None` asks only whether the thread is alive.
     request: Option<T>,
+    /// The credential that the request brings.
+    brought: Option<Credential>,
     reply: oneshot::Sender<Result<Outcome>>,
 }
 
@@ -119,31 +122,41 @@ impl Workers {
     }
 
     /// Answers one request. A write is durable when its outcome arrives.
-    pub async fn call(&self, request: Request) -> std::result::Result<Outcome, Failure> {
+    ///
+    /// `brought` is the credential that the request brings; it counts where one is needed.
+    pub async fn call(
+        &self,
+        request: Request,
+        brought: Option<Credential>,
+    ) -> std::result::Result<Outcome, Failure> {
         match request {
-            Request::Read(read) if room(&read) >= LARGE => send(&self.large_reads, Some(read)).await,
-            Request::Read(read) if self.here.is_slow() => send(&self.reads, Some(read)).await,
-            Request::Read(read) => match self.here.answer(&with_room(read.clone(), HERE)) {
-                // The copying is better done beside the sending of others.
-                Ok(Outcome::NeedsRoom(len)) if len <= room(&read) => send(&self.reads, Some(read)).await,
-                answer => answer.map_err(Failure::Storage),
-            },
-            Request::Write(write) => send(&self.writes, Some(write)).await,
+            Request::Read(read) if room(&read) >= LARGE => send(&self.large_reads, Some(read), brought).await,
+            Request::Read(read) if self.here.is_slow() => send(&self.reads, Some(read), brought).await,
+            Request::Read(read) => {
+                match self.here.answer(&with_room(read.clone(), HERE), brought.as_ref()) {
+                    // The copying is better done beside the sending of others.
+                    Ok(Outcome::NeedsRoom(len)) if len <= room(&read) => {
+                        send(&self.reads, Some(read), brought).await
+                    }
+                    answer => answer.map_err(Failure::Storage),
+                }
+            }
+            Request::Write(write) => send(&self.writes, Some(write), brought).await,
         }
     }
 
-    /// Notes that a client was served for a program, which operators may want to know. It is written
-    /// with one of the next writes: a crash may lose it.
-    pub fn note(&self, client: ClientId, program: &str) {
-        self.syncs.note(client, program, unix_seconds());
+    /// Notes that a client was served for a program on a device, if the request named one, which
+    /// operators may want to know. It is written with one of the next writes: a crash may lose it.
+    pub fn note(&self, client: ClientId, device: Option<&str>, program: &str) {
+        self.syncs.note(client, device, program, unix_seconds());
     }
 
     /// Asks whether the threads still answer: a real read, and a sign of life from the writer.
     pub async fn probe(&self) -> std::result::Result<(), Failure> {
         let client = Uuid::nil().into();
         let parent = VersionId::NIL;
-        let read = send(&self.reads, Some(Read::GetChildVersion { client, parent, room: 0 }));
-        let (read, written) = tokio::join!(read, send(&self.writes, None));
+        let read = send(&self.reads, Some(Read::GetChildVersion { client, parent, room: 0 }), None);
+        let (read, written) = tokio::join!(read, send(&self.writes, None, None));
         read.and(written).map(|_| ())
     }
 }
@@ -153,9 +166,9 @@ impl Here {
         self.slow_until.load(Relaxed) > self.micros()
     }
 
-    fn answer(&self, read: &Read) -> Result<Outcome> {
+    fn answer(&self, read: &Read, brought: Option<&Credential>) -> Result<Outcome> {
         let began = self.micros();
-        let run = || self.storage.reading(|reader| service::read(reader, &self.policy, read));
+        let run = || self.storage.reading(|reader| service::read(reader, &self.policy, read, brought));
         let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(panicked()));
         self.learn(began);
         outcome
@@ -202,9 +215,13 @@ fn with_room(mut read: Read, most: usize) -> Read {
     read
 }
 
-async fn send<T>(queue: &Sender<Job<T>>, request: Option<T>) -> std::result::Result<Outcome, Failure> {
+async fn send<T>(
+    queue: &Sender<Job<T>>,
+    request: Option<T>,
+    brought: Option<Credential>,
+) -> std::result::Result<Outcome, Failure> {
     let (reply, answer) = oneshot::channel();
-    match queue.try_send(Job { request, reply }) {
+    match queue.try_send(Job { request, brought, reply }) {
         Ok(()) => {}
         Err(TrySendError::Full(_)) => return Err(Failure::Busy),
         Err(TrySendError::Disconnected(_)) => return Err(Failure::Stopped),
@@ -225,7 +242,9 @@ fn reader(
     spawn(name, move || {
         for job in &jobs {
             answer(vec![job], |batch| {
-                storage.reading(|reader| each(batch, |read| service::read(reader, &policy, read)))
+                storage.reading(|reader| {
+                    each(batch, |read, brought| service::read(reader, &policy, read, brought))
+                })
             });
         }
     })
@@ -240,8 +259,8 @@ fn write_all(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<Job<Write>>
         answer(group, |batch| {
             let taken = noted.take();
             let outcomes = storage.writing(|writer| {
-                let outcomes = each(batch, |write| {
-                    service::write(writer, policy, write, Uuid::now_v7().into(), unix_seconds())
+                let outcomes = each(batch, |write, brought| {
+                    service::write(writer, policy, write, brought, Uuid::now_v7().into(), unix_seconds())
                 })?;
                 writer.note_syncs(&taken)?;
                 Ok(outcomes)
@@ -290,8 +309,15 @@ fn is_large(job: &Job<Write>) -> bool {
 }
 
 /// Runs `work` on each request of a batch; a mere sign of life is answered without work.
-fn each<T>(batch: &[Job<T>], mut work: impl FnMut(&T) -> Result<Outcome>) -> Result<Vec<Outcome>> {
-    batch.iter().map(|job| job.request.as_ref().map_or(Ok(Outcome::UpToDate), &mut work)).collect()
+fn each<T>(
+    batch: &[Job<T>],
+    mut work: impl FnMut(&T, Option<&Credential>) -> Result<Outcome>,
+) -> Result<Vec<Outcome>> {
+    let answer = |job: &Job<T>| match &job.request {
+        Some(request) => work(request, job.brought.as_ref()),
+        None => Ok(Outcome::UpToDate),
+    };
+    batch.iter().map(answer).collect()
 }
 
 /// Answers a batch together; where that fails, each job by itself, so that one request that cannot
@@ -333,7 +359,7 @@ mod tests {
         let (jobs, mut replies): (Vec<_>, Vec<_>) = (0..3)
             .map(|_| {
                 let (reply, answer) = oneshot::channel();
-                (Job { request: Some(()), reply }, answer)
+                (Job { request: Some(()), brought: None, reply }, answer)
             })
             .unzip();
         let attempts = Cell::new(0);

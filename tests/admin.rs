@@ -10,17 +10,17 @@ use taskchampion::storage::inmemory::InMemoryStorage;
 use taskchampion::{Operations, ServerConfig, Status};
 use tempfile::TempDir;
 
-const DATABASE: &str = "taskchampion-sync-server.sqlite3";
+pub const DATABASE: &str = "taskchampion-sync-server.sqlite3";
 const ID: &str = "711d5cf3-0cf0-4eb8-9eca-6f7f220638c0";
 
 /// A user that owns nothing on a test machine.
-const STRANGER: u32 = 4711;
+pub const STRANGER: u32 = 4711;
 
-fn admin(dir: &Path, args: &[&str]) -> Output {
+pub fn admin(dir: &Path, args: &[&str]) -> Output {
     command(dir, args).output().expect("the program runs")
 }
 
-fn command(dir: &Path, args: &[&str]) -> Command {
+pub fn command(dir: &Path, args: &[&str]) -> Command {
     let mut command = program();
     command.arg("admin").args(args).arg("--data-dir").arg(dir);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -28,46 +28,46 @@ fn command(dir: &Path, args: &[&str]) -> Command {
 }
 
 /// What a verb that works prints.
-fn done(dir: &Path, args: &[&str]) -> String {
+pub fn done(dir: &Path, args: &[&str]) -> String {
     let output = admin(dir, args);
     assert!(output.status.success(), "{args:?}: {}", stderr(&output));
     stdout(&output)
 }
 
 /// What a verb that works gives to programs.
-fn json(dir: &Path, args: &[&str]) -> Value {
+pub fn json(dir: &Path, args: &[&str]) -> Value {
     serde_json::from_str(&done(dir, &[args, &["--json"]].concat())).expect("it is JSON")
 }
 
-fn refused(dir: &Path, args: &[&str], exit_code: i32) -> String {
+pub fn refused(dir: &Path, args: &[&str], exit_code: i32) -> String {
     let output = admin(dir, args);
     assert_eq!(output.status.code(), Some(exit_code), "{args:?}: {}", stderr(&output));
     assert_eq!(stdout(&output), "", "{args:?}");
     stderr(&output)
 }
 
-fn stdout(output: &Output) -> String {
+pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn place() -> TempDir {
+pub fn place() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+pub fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_else(|| panic!("no {key}: {value}"))
 }
 
-fn keys(value: &Value) -> Vec<&str> {
+pub fn keys(value: &Value) -> Vec<&str> {
     value.as_object().expect("an object").keys().map(String::as_str).collect()
 }
 
 /// Compares with tests/golden/NAME.txt; with `SYNC_SERVER_TEST_WRITE_GOLDEN` that file is written.
-fn golden(name: &str, printed: &str) {
+pub fn golden(name: &str, printed: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.txt"));
     let printed = normal(printed);
     if std::env::var_os("SYNC_SERVER_TEST_WRITE_GOLDEN").is_some() {
@@ -84,6 +84,12 @@ fn normal(text: &str) -> String {
         match word {
             word if uuid::Uuid::parse_str(word).is_ok() => "UUID".to_owned(),
             word if word.len() == 32 && letters(word) => "SECRET".to_owned(),
+            word if word.contains("://laptop:") => {
+                let (start, rest) = word.split_once("laptop:").expect("as was seen");
+                let (token, host) = rest.split_once('@').expect("a host");
+                assert_eq!(token.len(), 43, "{word}");
+                format!("{start}laptop:TOKEN@{host}")
+            }
             word if word.len() == 8 && hex(word) => "SHORTID!".to_owned(),
             word if word.len() == 20 && word.ends_with('Z') && word.contains('T') => {
                 "YYYY-MM-DDTHH:MM:SSZ".to_owned()
@@ -100,12 +106,12 @@ fn normal(text: &str) -> String {
         .collect()
 }
 
-fn get(server: &Server, client: &str) -> u16 {
+pub fn get(server: &Server, client: &str) -> u16 {
     Replica::new(server, client).child_version(NIL).status
 }
 
 /// The status of each of the four transactions.
-fn statuses(server: &Server, client: &str) -> [u16; 4] {
+pub fn statuses(server: &Server, client: &str) -> [u16; 4] {
     let ask = |method, path: &str, kind: &str, body: &[u8]| {
         server.request(method, path, &[("X-Client-Id", client), ("Content-Type", kind)], body).status
     };
@@ -118,19 +124,19 @@ fn statuses(server: &Server, client: &str) -> [u16; 4] {
 }
 
 /// A real client in memory.
-struct Device {
+pub struct Device {
     runtime: tokio::runtime::Runtime,
     replica: taskchampion::Replica<InMemoryStorage>,
 }
 
 impl Device {
-    fn new() -> Device {
+    pub fn new() -> Device {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let replica = taskchampion::Replica::new(InMemoryStorage::new());
         Device { runtime: runtime.expect("a runtime"), replica }
     }
 
-    fn add(&mut self, description: &str) {
+    pub fn add(&mut self, description: &str) {
         self.runtime.block_on(async {
             let mut operations = Operations::new();
             let id = taskchampion::Uuid::new_v4();
@@ -141,7 +147,7 @@ impl Device {
         });
     }
 
-    fn sync(&mut self, url: &str, client: &str, secret: &str) -> Result<(), String> {
+    pub fn sync(&mut self, url: &str, client: &str, secret: &str) -> Result<(), String> {
         let config = ServerConfig::Remote {
             url: url.to_owned(),
             client_id: client.parse().expect("a UUID"),
@@ -153,7 +159,7 @@ impl Device {
         })
     }
 
-    fn tasks(&mut self) -> Vec<String> {
+    pub fn tasks(&mut self) -> Vec<String> {
         let tasks = self.runtime.block_on(self.replica.all_tasks()).expect("the tasks");
         let mut tasks: Vec<_> = tasks.values().map(|task| task.get_description().to_owned()).collect();
         tasks.sort();

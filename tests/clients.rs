@@ -4,6 +4,7 @@ mod new_generation;
 mod old_generation;
 mod taskwarrior;
 
+use crate::admin::{done, json, place, text};
 use crate::util::{NIL, Random, Replica, Server, soak};
 use new_generation::NewGeneration;
 use old_generation::OldGeneration;
@@ -302,4 +303,54 @@ fn leave_versions_after_the_snapshot(device: &mut Box<dyn Device>, server: &Serv
         }
     }
     panic!("every version made a snapshot");
+}
+
+/// Every generation through what the operator prints, and what happens to a device that was lost.
+#[test]
+fn a_lost_device_is_locked_out_and_the_others_go_on() {
+    let (Some(python), Some(program)) = (old_generation::python(), taskwarrior::program()) else { return };
+    let dir = place();
+    let added = json(dir.path(), &["add-client", "--label", "family"]);
+    let server = Server::start_in(dir.path(), &["--no-create-clients", "--snapshot-versions", "2"]);
+    let client = text(&added, "client_id").parse().expect("a UUID");
+    let secret = text(&added, "encryption_secret").to_owned();
+    let account = |name| {
+        let device = json(dir.path(), &["add-device", "family", name, "--public-url", &server.url()]);
+        Account { url: text(&device, "server_url").to_owned(), client, secret: secret.clone() }
+    };
+    let mut laptop = Taskwarrior::new(&program, &account("laptop"));
+    let mut phone = OldGeneration::new(&python, &account("phone"));
+    let mut tablet = NewGeneration::new(&account("tablet"));
+    let without = Account { url: server.url(), client, secret: secret.clone() };
+    let mut stranger = Taskwarrior::new(&program, &without);
+    let task = laptop.add("made on the laptop");
+    laptop.sync(false).expect("the laptop syncs");
+    phone.sync(false).expect("the phone syncs");
+    tablet.sync(false).expect("the tablet syncs");
+    assert_eq!(phone.tasks()[&task]["description"], "made on the laptop");
+    assert_eq!(tablet.tasks()[&task]["description"], "made on the laptop");
+    let error = stranger.sync(false).expect_err("it has no token");
+    assert!(error.contains("401"), "{error}");
+    assert!(stranger.tasks().is_empty());
+
+    done(dir.path(), &["remove-device", "family", "phone"]);
+    phone.add("made on the lost phone");
+    phone.sync(false).expect_err("the phone is locked out");
+    for n in 0..3 {
+        tablet.add(&format!("made on the tablet, {n}"));
+        tablet.sync(false).expect("the tablet goes on");
+        laptop.sync(false).expect("the laptop goes on");
+    }
+    assert_eq!((laptop.tasks().len(), tablet.tasks().len(), phone.tasks().len()), (4, 4, 2));
+
+    // It is found again, and gets a new token.
+    let mut found = OldGeneration::new(&python, &account("phone"));
+    found.sync(false).expect("the phone syncs again");
+    assert_eq!(found.tasks().len(), 4);
+    server.stop();
+    let devices = json(dir.path(), &["list-devices", "family"]);
+    let devices = devices.as_array().expect("a list");
+    let names: Vec<_> = devices.iter().map(|device| text(device, "name")).collect();
+    assert_eq!(names, ["laptop", "phone", "tablet"]);
+    assert!(devices.iter().all(|device| device["last_sync"].is_string()), "{devices:?}");
 }

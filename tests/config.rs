@@ -149,6 +149,18 @@ fn the_flag_counts_before_the_environment_before_the_file_before_the_default() {
 }
 
 #[test]
+fn a_number_below_zero_is_told_of_by_its_option() {
+    for (flag, key) in
+        [("--snapshot-versions", "snapshot.versions"), ("--connections-limit", "connections.limit")]
+    {
+        let output = sync_server(&[], &[flag, "-1", "config", "check"]);
+        assert_eq!(output.status.code(), Some(78));
+        let told = stderr(&output);
+        assert!(told.contains(&format!("{key} (flag {flag}): \"-1\" is not a whole number from")), "{told}");
+    }
+}
+
+#[test]
 fn flags_count_before_and_behind_the_verb() {
     for args in [["--snapshot-days", "5", "config", "show"], ["config", "show", "--snapshot-days", "5"]] {
         let output = sync_server(&[], &args);
@@ -356,8 +368,25 @@ fn every_line_of_the_example_is_valid() {
     let output = sync_server(&variables, &["config", "show"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let shown = stdout(&output);
-    assert_eq!(shown.matches(&format!("# {path} line ")).count(), options.len(), "{shown}");
+    // An entry of clients has three lines and one origin.
+    assert_eq!(shown.matches(&format!("# {path} line ")).count(), options.len() - 2, "{shown}");
     assert_eq!(stdout(&sync_server(&[], &["config", "check"])), "ok\n");
+}
+
+#[test]
+fn declared_clients_are_checked_and_shown_without_their_ids() {
+    let (_dir, path) = file(&format!("snapshot.days = 3\n[[clients]]\nid = '{CLIENT}'\nlabel = 'alice'\n"));
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("it is ours");
+    let variables = [("CONFIG", path.as_str())];
+    assert_eq!(stdout(&sync_server(&variables, &["config", "check"])), "ok\n");
+    let shown = stdout(&sync_server(&variables, &["config", "show"]));
+    let entry = format!("[[clients]]  # {path} line 2\nid = \"********\"\nlabel = \"alice\"\n");
+    assert!(shown.contains(&entry) && !shown.contains("711d5cf3"), "{shown}");
+    std::fs::write(&path, format!("[[clients]]\nid = '{CLIENT}x'\nlable = 'a'\n")).expect("it is ours");
+    let output = sync_server(&variables, &["config", "check"]);
+    assert_eq!(output.status.code(), Some(78));
+    let told = stderr(&output);
+    assert!(told.contains("line 2: the id (not shown)") && told.contains("did you mean label?"), "{told}");
 }
 
 #[test]

@@ -229,6 +229,38 @@ fn a_database_that_was_removed_or_replaced_takes_no_adds_that_would_be_lost() {
     chain.check(&Server::start_in(dir.path(), &[]));
 }
 
+/// What is in a WAL without a name is lost with the process, unless that stops in order.
+#[test]
+fn a_wal_that_was_removed_or_replaced_takes_no_adds_and_a_restart_has_everything() {
+    for end in ["-wal", "-shm"] {
+        for replaced in [false, true] {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let beside = dir.path().join(format!("{DATABASE}{end}"));
+            let server = Server::start_in(dir.path(), &[]);
+            let mut chain = Chain::new(&server);
+            assert_eq!(chain.add(1000), 200);
+            if replaced {
+                fs::rename(&beside, dir.path().join("away")).expect("it can be moved");
+                fs::copy(dir.path().join("away"), &beside).expect("a copy of it");
+            } else {
+                fs::remove_file(&beside).expect("it can be removed");
+            }
+            assert_eq!(chain.add(1000), 503, "{end}");
+            let said = server.log().wait_for("removed or replaced while");
+            expect(&said, &[&shown(&beside), "SIGTERM", "start it again"]);
+            assert_eq!(server.request("GET", "/readyz", &[], b"").status, 503);
+            if replaced {
+                fs::rename(dir.path().join("away"), &beside).expect("the same file comes back");
+                chain.recover(&server);
+            }
+            server.stop();
+            let server = Server::start_in(dir.path(), &[]);
+            chain.check(&server);
+            assert_eq!(Chain::new(&server).add(1000), 200);
+        }
+    }
+}
+
 #[test]
 fn a_read_only_file_system_is_named_at_the_start() {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -365,7 +397,7 @@ fn shown(path: &Path) -> String {
 }
 
 /// The program in a mount namespace of its own, after a mount in it: with the process it is all gone.
-fn with_mounts(mount: &str, dir: &Path) -> Option<Command> {
+pub fn with_mounts(mount: &str, dir: &Path) -> Option<Command> {
     let unshare = if is_root() { "-m" } else { "-rm" };
     let start = |last: &std::ffi::OsStr| {
         let mut command = Command::new("unshare");
@@ -387,7 +419,7 @@ fn cannot(reason: &str) {
     eprintln!("skipped: {reason}");
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 

@@ -349,6 +349,16 @@ impl Manager {
         Manager { socket, path }
     }
 
+    /// On a socket without a file, as the managers of some containers have it.
+    fn listen_in_the_abstract() -> Manager {
+        use std::os::linux::net::SocketAddrExt;
+        let name = format!("sync-server-test-{}", uuid::Uuid::new_v4());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).expect("an address");
+        let socket = UnixDatagram::bind_addr(&address).expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        Manager { socket, path: format!("@{name}").into() }
+    }
+
     fn next(&self) -> String {
         let mut message = [0; 4096];
         let length = self.socket.recv(&mut message).expect("the server tells something in time");
@@ -410,6 +420,22 @@ fn the_service_manager_is_told_of_start_reload_and_stop() {
     server.signal("TERM");
     manager.wait_for("STOPPING=1");
     assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_service_manager_on_an_abstract_socket_is_told_too() {
+    let dir = directory();
+    let manager = Manager::listen_in_the_abstract();
+    let mut command = program();
+    command
+        .env("NOTIFY_SOCKET", &manager.path)
+        .args(["--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(dir.path());
+    let server = Server::spawn(command, dir.path());
+    let ready = manager.wait_for("READY=1");
+    assert!(ready.contains(&format!("STATUS=serving at http://{}/\n", server.address)), "{ready}");
+    server.signal("TERM");
+    manager.wait_for("STOPPING=1");
 }
 
 #[test]

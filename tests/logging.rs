@@ -138,6 +138,29 @@ fn json_lines_are_objects_with_the_same_fields() {
 }
 
 #[test]
+fn a_log_for_programs_holds_why_the_server_did_not_start() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").expect("a file");
+    let start = |more: &[&str]| {
+        let mut command = program();
+        command.args(["--log-format", "json", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&file).args(more);
+        let output = command.output().expect("the program runs");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let said = start(&[]);
+    let lines: Vec<serde_json::Value> =
+        said.lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    let last = lines.last().expect("a line");
+    assert_eq!(last["level"], "ERROR", "{said}");
+    assert!(last["message"].as_str().is_some_and(|text| text.contains("is not a directory")), "{said}");
+    assert_eq!(said.matches("is not a directory").count(), 1, "{said}");
+    // A log that says nothing must not hide it.
+    assert!(start(&["--log-level", "off"]).starts_with("error: the data directory"));
+}
+
+#[test]
 fn directives_choose_modules_and_levels() {
     let start = |variables: &[(&str, &str)]| {
         let dir = tempfile::tempdir().expect("a temporary directory");

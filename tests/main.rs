@@ -2,15 +2,19 @@
 
 mod admin;
 mod adoption;
+mod backup;
 mod chain;
 mod clients;
 mod config;
 mod crash;
+mod declared;
+mod devices;
 mod faults;
 mod house;
 mod lifecycle;
 mod limits;
 mod logging;
+mod texts;
 mod tls;
 mod util;
 mod wire;

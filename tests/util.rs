@@ -202,6 +202,21 @@ impl Connection {
         self.try_response_head().expect("an answer arrives")
     }
 
+    /// One answer with `Content-Length`, and the very bytes of it.
+    pub fn raw_response(&mut self) -> (String, Response) {
+        let mut raw = String::new();
+        while !raw.ends_with("\r\n\r\n") {
+            let line = self.reader.read_line(&mut raw).expect("an answer arrives");
+            assert!(line > 0, "the connection ended after {raw:?}");
+        }
+        let mut head = read_head(&mut raw.as_bytes()).expect("a head");
+        let length = head.header("content-length").map_or(0, |length| length.parse().expect("a length"));
+        head.body = vec![0; length];
+        self.reader.read_exact(&mut head.body).expect("the body arrives");
+        raw.push_str(&head.text());
+        (raw, head)
+    }
+
     /// A request to a server that may die meanwhile.
     pub fn try_request(
         &mut self,
@@ -230,18 +245,7 @@ impl Connection {
     }
 
     fn try_response_head(&mut self) -> io::Result<Response> {
-        let status_line = self.line()?;
-        let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.unwrap_or_else(|| panic!("no status line: {status_line:?}"));
-        let mut headers = BTreeMap::new();
-        loop {
-            let line = self.line()?;
-            if line.is_empty() {
-                return Ok(Response { status, headers, body: Vec::new() });
-            }
-            let (name, value) = line.split_once(": ").unwrap_or_else(|| panic!("no header: {line:?}"));
-            headers.insert(name.to_ascii_lowercase(), value.to_owned());
-        }
+        read_head(&mut self.reader)
     }
 
     /// Whether the server has closed the connection, waited for.
@@ -252,26 +256,41 @@ impl Connection {
     fn chunks(&mut self) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         loop {
-            let size = usize::from_str_radix(&self.line()?, 16).expect("a chunk size");
+            let size = usize::from_str_radix(&read_line(&mut self.reader)?, 16).expect("a chunk size");
             let mut chunk = vec![0; size];
             self.reader.read_exact(&mut chunk)?;
-            assert_eq!(self.line()?, "");
+            assert_eq!(read_line(&mut self.reader)?, "");
             if size == 0 {
                 return Ok(body);
             }
             body.extend(chunk);
         }
     }
+}
 
-    /// One line without its end; the end of the connection is an error.
-    fn line(&mut self) -> io::Result<String> {
-        let mut line = String::new();
-        self.reader.read_line(&mut line)?;
-        if !line.ends_with('\n') {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+fn read_head(reader: &mut impl BufRead) -> io::Result<Response> {
+    let status_line = read_line(reader)?;
+    let status = status_line.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let status = status.unwrap_or_else(|| panic!("no status line: {status_line:?}"));
+    let mut headers = BTreeMap::new();
+    loop {
+        let line = read_line(reader)?;
+        if line.is_empty() {
+            return Ok(Response { status, headers, body: Vec::new() });
         }
-        Ok(line.trim_end().to_owned())
+        let (name, value) = line.split_once(": ").unwrap_or_else(|| panic!("no header: {line:?}"));
+        headers.insert(name.to_ascii_lowercase(), value.to_owned());
     }
+}
+
+/// One line without its end; the end of the connection is an error.
+fn read_line(reader: &mut impl BufRead) -> io::Result<String> {
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    if !line.ends_with('\n') {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(line.trim_end().to_owned())
 }
 
 fn head(method: &str, path: &str, headers: &[(&str, &str)], length: usize) -> String {

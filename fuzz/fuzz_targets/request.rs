@@ -1,10 +1,11 @@
 //! Any head of a request is a transaction that its path and headers really name, or a refusal in
-//! one line.
+//! one line; and a credential in it names a device that there could be.
 #![no_main]
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Uri};
 use libfuzzer_sys::fuzz_target;
+use sync_server::credential;
 use sync_server::http::wire::{self, Ask, Problem};
 use sync_server::protocol::{Request, Write};
 
@@ -27,6 +28,9 @@ fuzz_target!(|input: &[u8]| {
     let Some((base, method, uri, headers)) = head(input) else { return };
     let path = uri.path();
     let named = path.rsplit('/').next().and_then(|id| uuid::Uuid::parse_str(id).ok());
+    if let Some(brought) = wire::credential(&headers) {
+        assert!(credential::is_name(brought.name()));
+    }
     match wire::ask(&base, &method, path, &headers) {
         Ok(Ask::Banner | Ask::Health | Ask::Ready) => assert!(method != Method::POST),
         Ok(Ask::Fetch(fetch)) => {

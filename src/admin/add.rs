@@ -112,6 +112,13 @@ fn show(
         Output::new(format!("On every device, the same lines:\n\n{commands}{drawn}\n{words}"), &shown);
     output.warnings.extend(guess);
     output.warnings.extend(not_listed(config, client));
+    if config.require_device && secret.is_some() {
+        output.warnings.push(
+            "the server refuses this client until it has a device, for the option require_device is true: \
+             `sync-server admin add-device` makes one, and prints the URL that it uses instead of the one above"
+                .to_owned(),
+        );
+    }
     Ok(output)
 }
 
@@ -127,7 +134,8 @@ The client existed and was not changed. Its encryption secret is the one that it
 server never knew it.
 ";
 
-fn not_listed(config: &Config, client: ClientId) -> Option<String> {
+/// A warning where the list of allowed clients would still refuse this one.
+pub fn not_listed(config: &Config, client: ClientId) -> Option<String> {
     let allowed = config.client_id.as_ref()?;
     (!allowed.contains(&client)).then(|| {
         "the server will still refuse this client, for the option client_id (CLIENT_ID) lists others only: add \

@@ -4,6 +4,7 @@ use super::columns::size;
 use super::desk::Desk;
 use super::list::{Shown, word};
 use super::{Output, Refusal, USAGE, failed, naming, refusal};
+use crate::config::Declared;
 use crate::protocol::{ClientId, State};
 use crate::storage;
 use crate::storage::registry::{Entry, Writer};
@@ -32,7 +33,19 @@ pub fn label(desk: &Desk, name: &str, label: Option<&str>) -> Result<Output, Ref
         Some(label) => format!("Client {client:?} is called {label}.\n"),
         None => format!("Client {client:?} has no label.\n"),
     };
-    Ok(Output::new(said, &Shown::of(&entry(desk, client, name)?)))
+    let mut output = Output::new(said, &Shown::of(&entry(desk, client, name)?));
+    let is_other = |declared: &&Declared| {
+        declared.client == client && declared.label.as_deref().is_some_and(|of| Some(of) != label)
+    };
+    if let Some(declared) = desk.config.clients.iter().find(is_other) {
+        output.warnings.push(format!(
+            "the configuration file calls this client {:?}, and so will the server from its next start on: change the \
+             entry on line {} there",
+            declared.label.as_deref().unwrap_or_default(),
+            declared.line
+        ));
+    }
+    Ok(output)
 }
 
 pub fn suspend(desk: &Desk, name: &str) -> Result<Output, Refusal> {
@@ -57,6 +70,13 @@ pub fn remove(desk: &Desk, name: &str, yes: bool) -> Result<Output, Refusal> {
     let entry = destroy(desk, name, yes, "remove-client", words, |writer, client| writer.remove(client))?;
     let text = format!("Client {:?} is removed, and {} with it.\n", entry.client, holdings(&entry));
     let mut output = Output::new(text, &Shown::of(&entry));
+    if desk.config.clients.iter().any(|declared| declared.client == entry.client) {
+        output.warnings.push(
+            "the configuration file declares this client, so the server makes it anew at its next start: remove its \
+             entry there"
+                .to_owned(),
+        );
+    }
     if desk.config.create_clients {
         output.warnings.push(
             "the server creates clients that it does not know, so this one returns, empty, at its next sync: change \
@@ -101,8 +121,8 @@ fn destroy(
     let entry = entry(desk, client, name)?;
     if !yes {
         let message = format!(
-            "{action} removes {what}. Client {client:?}{} holds {}. Nothing was changed: keep a backup of the \
-             database if this may be needed again, and say --yes",
+            "{action} removes {what}. Client {client:?}{} holds {}. Nothing was changed: if this may be needed \
+             again, `sync-server admin backup FILE` keeps it; then say --yes",
             entry.label.as_ref().map_or(String::new(), |label| format!(" ({label})")),
             holdings(&entry)
         );

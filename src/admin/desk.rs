@@ -5,6 +5,7 @@ use crate::config::{Config, Environment, place};
 use crate::control;
 use crate::protocol::ClientId;
 use crate::storage;
+use crate::storage::contents::Contents;
 use crate::storage::lock::DirectoryLock;
 use crate::storage::owner::quoted;
 use crate::storage::registry::{Event, Registry, Writer};
@@ -29,6 +30,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub struct Desk<'a> {
     pub config: &'a Config,
     environment: &'a Environment,
+    /// For whom the output is.
+    pub format: Format,
     data_dir: PathBuf,
     storage: Sqlite,
     /// Who asked.
@@ -48,27 +51,35 @@ impl<'a> Desk<'a> {
         format: Format,
         makes: bool,
     ) -> Result<Desk<'a>, Refusal> {
-        let database = data_dir.join(FILE_NAME);
-        let user = user::asking(environment);
-        // What is made here is nobody else's to read.
-        rustix::process::umask(Mode::from_raw_mode(0o077));
         if !makes && !data_dir.exists() {
-            return Err(no_database(&database));
+            return Err(no_database(&data_dir.join(FILE_NAME)));
         }
-        if rustix::process::geteuid().is_root() {
-            become_owner(&data_dir)?;
-        } else {
-            check_user(&data_dir, &database)?;
-        }
-        make_directory(&data_dir)?;
+        let user = enter(environment, &data_dir)?;
         bring_up_to_date(config, &data_dir, format, makes)?;
         let storage = Sqlite::open(&data_dir).map_err(failed)?;
-        Ok(Desk { config, environment, data_dir, storage, user })
+        Ok(Desk { config, environment, format, data_dir, storage, user })
     }
 
     /// Where clients are looked after.
     pub fn registry(&self) -> &dyn Registry {
         &self.storage
+    }
+
+    /// All that the database holds.
+    pub fn contents(&self) -> &dyn Contents {
+        &self.storage
+    }
+
+    /// Records something that is not about one client, and tells the running server.
+    pub fn record(&self, action: &str, detail: &str) -> Result<(), Refusal> {
+        let event = event(&self.user, action, None, detail);
+        self.registry().amending(|writer| writer.record(&event)).map_err(failed)?;
+        control::note(
+            &self.data_dir,
+            self.environment,
+            &format!("operator {}: {action} ({detail})", self.user),
+        );
+        Ok(())
     }
 
     /// Changes something about one client and records it, in one transaction; then tells the
@@ -82,14 +93,7 @@ impl<'a> Desk<'a> {
         detail: &str,
         mut work: impl FnMut(&mut dyn Writer) -> storage::Result<Option<T>>,
     ) -> Result<Option<T>, Refusal> {
-        let event = Event {
-            id: Uuid::now_v7(),
-            at: now(),
-            client: Some(client),
-            user: self.user.clone(),
-            action: action.to_owned(),
-            detail: detail.to_owned(),
-        };
+        let event = event(&self.user, action, Some(client), detail);
         let obstacle = self.registry().amending(|writer| {
             let obstacle = work(writer)?;
             if obstacle.is_none() {
@@ -105,6 +109,26 @@ impl<'a> Desk<'a> {
         }
         Ok(obstacle)
     }
+}
+
+/// Something that a user does now, to be recorded.
+pub fn event(user: &str, action: &str, client: Option<ClientId>, detail: &str) -> Event {
+    let (user, action, detail) = (user.to_owned(), action.to_owned(), detail.to_owned());
+    Event { id: Uuid::now_v7(), at: now(), client, user, action, detail }
+}
+
+/// Becomes the user whose the data directory is, and makes it where it is missing; returns who asked.
+pub fn enter(environment: &Environment, data_dir: &Path) -> Result<String, Refusal> {
+    let user = user::asking(environment);
+    // What is made here is nobody else's to read.
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    if rustix::process::geteuid().is_root() {
+        become_owner(data_dir)?;
+    } else {
+        check_user(data_dir, &data_dir.join(FILE_NAME))?;
+    }
+    make_directory(data_dir)?;
+    Ok(user)
 }
 
 /// The time in seconds since 1970.

@@ -4,7 +4,7 @@ use super::columns::{age, moment, size, table};
 use super::desk::{Desk, now};
 use super::{Output, Refusal, Sort, failed, naming};
 use crate::protocol::{State, VersionId};
-use crate::storage::registry::{Entry, LastSync};
+use crate::storage::registry::{Device, Entry, LastSync};
 use serde::Serialize;
 use std::cmp::Ordering;
 
@@ -129,16 +129,16 @@ pub fn one(desk: &Desk, name: &str) -> Result<Output, Refusal> {
     let client = naming::find(desk.registry(), name)?.client;
     let found = desk.registry().consulting(|reader| {
         let Some(entry) = reader.client(client)? else { return Ok(None) };
-        Ok(Some((entry, reader.first_version(client)?, reader.syncs(client)?)))
+        Ok(Some((entry, reader.first_version(client)?, reader.devices(client)?, reader.syncs(client)?)))
     });
-    let Some((entry, first, syncs)) = found.map_err(failed)? else { return Err(naming::gone(name)) };
+    let Some((entry, first, devices, syncs)) = found.map_err(failed)? else { return Err(naming::gone(name)) };
     let whole = Whole {
         client: Shown::of(&entry),
         first_version_id: first.map(|(first, _)| first.to_string()),
         first_parent_version_id: first.map(|(_, parent)| parent.to_string()),
         syncs: syncs.iter().map(shown_sync).collect(),
     };
-    let text = format!("{}{}", facts(&entry, first), sync_lines(&syncs));
+    let text = format!("{}{}", facts(&entry, first, &devices), sync_lines(&syncs));
     Ok(Output::new(text, &whole))
 }
 
@@ -146,7 +146,7 @@ fn shown_sync(sync: &LastSync) -> ShownSync {
     ShownSync { device: sync.device.clone(), program: sync.program.clone(), last_sync: moment(sync.at) }
 }
 
-fn facts(entry: &Entry, first: Option<(VersionId, VersionId)>) -> String {
+fn facts(entry: &Entry, first: Option<(VersionId, VersionId)>, devices: &[Device]) -> String {
     let now = now();
     let since = |at: i64| format!("{} ({} ago)", moment(at), age(at, now));
     let mut lines = vec![
@@ -173,7 +173,8 @@ fn facts(entry: &Entry, first: Option<(VersionId, VersionId)>) -> String {
         }
         None => lines.push(("snapshot", "none".to_owned())),
     }
-    lines.push(("devices", entry.devices.to_string()));
+    let names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
+    lines.push(("devices", if names.is_empty() { "none".to_owned() } else { names.join(", ") }));
     let cells: Vec<Vec<String>> =
         lines.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
     table(&cells, &[])

@@ -6,11 +6,15 @@
 
 mod add;
 mod audit;
+mod backup;
 mod change;
 mod columns;
 mod desk;
+mod devices;
 mod list;
 mod naming;
+mod progress;
+mod restore;
 mod secret;
 mod settings;
 mod user;
@@ -44,6 +48,18 @@ pub enum Verb {
     RemoveClient { client: String, yes: bool },
     /// Empty a client's history and keep the client.
     ResetClient { client: String, yes: bool },
+    /// Give a device of a client a credential of its own.
+    AddDevice { client: String, device: String },
+    /// List the devices of a client.
+    ListDevices { client: String },
+    /// Lock out a device of a client.
+    RemoveDevice { client: String, device: String, yes: bool },
+    /// Write a backup to a file, or to standard output.
+    Backup { file: String, yes: bool },
+    /// Say whether a backup is whole, and what it holds.
+    VerifyBackup { file: String },
+    /// Put what a backup holds in the place of the database.
+    Restore { file: String, yes: bool },
     /// List what operators changed.
     Audit { client: Option<String>, limit: usize },
 }
@@ -118,10 +134,16 @@ pub struct Refusal {
 pub const FAILURE: u8 = 1;
 /// What was asked is not how it is asked.
 pub const USAGE: u8 = 64;
-/// No client, or no single one, answers to that name.
+/// A file is no backup, or damaged.
+pub const DAMAGED: u8 = 65;
+/// No client, no single one, or no device answers to that name.
 pub const NO_CLIENT: u8 = 67;
-/// The client exists, or its label is another's.
+/// The client or its device exists, or the label is another's.
 pub const TAKEN: u8 = 73;
+/// Something else uses it just now: stop that, or wait for it.
+pub const IN_USE: u8 = 75;
+/// A newer program wrote it.
+pub const NEWER: u8 = 76;
 /// Another user may do this.
 pub const NOT_PERMITTED: u8 = 77;
 /// The configuration is wrong.
@@ -135,12 +157,14 @@ struct Output {
     json: String,
     /// What the operator should know besides.
     warnings: Vec<String>,
+    /// Whether all of this goes to standard error, for standard output has something else.
+    aside: bool,
 }
 
 impl Output {
     fn new(text: String, json: &impl Serialize) -> Output {
         let json = serde_json::to_string_pretty(json).expect("plain values are always JSON");
-        Output { text, json: format!("{json}\n"), warnings: Vec::new() }
+        Output { text, json: format!("{json}\n"), warnings: Vec::new(), aside: false }
     }
 }
 
@@ -149,21 +173,37 @@ impl Output {
 /// Standard output gets the result. Standard error first gets a line that says which database is
 /// used, then warnings and errors; with [`Format::Programs`] one JSON object with all of these.
 pub fn run(verb: &Verb, config: &Config, environment: &Environment, format: Format) -> u8 {
+    if let Verb::VerifyBackup { file } = verb {
+        return tell(backup::verify(file, format), None, format);
+    }
     let located = desk::locate(config, environment);
     let database = located.as_ref().ok().map(|dir| dir.join(FILE_NAME));
     if let (Some(database), Format::People) = (&database, format) {
         eprintln!("database: {}", database.display());
     }
     let makes = matches!(verb, Verb::AddClient(_));
-    let opened = located.and_then(|data_dir| Desk::open(config, environment, data_dir, format, makes));
-    match opened.and_then(|desk| act(&desk, verb)) {
+    let outcome = located.and_then(|data_dir| match verb {
+        Verb::Restore { file, yes } => restore::run(environment, &data_dir, file, *yes, format),
+        _ => act(&Desk::open(config, environment, data_dir, format, makes)?, verb),
+    });
+    tell(outcome, database.as_deref(), format)
+}
+
+/// Prints what came of a verb; returns the exit code.
+fn tell(outcome: Result<Output, Refusal>, database: Option<&Path>, format: Format) -> u8 {
+    match outcome {
         Ok(output) => {
-            warn(&output.warnings, database.as_deref(), format);
-            print(if format == Format::People { &output.text } else { &output.json });
+            warn(&output.warnings, database, format);
+            let text = if format == Format::People { &output.text } else { &output.json };
+            if output.aside {
+                eprint!("{text}")
+            } else {
+                print(text)
+            }
             0
         }
         Err(refusal) => {
-            complain(&refusal.message, database.as_deref(), format);
+            complain(&refusal.message, database, format);
             refusal.exit_code
         }
     }
@@ -200,6 +240,12 @@ fn act(desk: &Desk, verb: &Verb) -> Result<Output, Refusal> {
         Verb::ResumeClient { client } => change::resume(desk, client),
         Verb::RemoveClient { client, yes } => change::remove(desk, client, *yes),
         Verb::ResetClient { client, yes } => change::reset(desk, client, *yes),
+        Verb::AddDevice { client, device } => devices::add(desk, client, device),
+        Verb::ListDevices { client } => devices::list(desk, client),
+        Verb::RemoveDevice { client, device, yes } => devices::remove(desk, client, device, *yes),
+        Verb::Backup { file, yes } => backup::write(desk, file, *yes),
+        // These two want no open database.
+        Verb::VerifyBackup { .. } | Verb::Restore { .. } => unreachable!("it was done before"),
         Verb::Audit { client, limit } => audit::list(desk, client.as_deref(), *limit),
     }
 }

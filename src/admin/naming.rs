@@ -1,12 +1,10 @@
 //! Clients by their names: an ID, an unambiguous beginning of one, or a label.
 
 use super::{NO_CLIENT, Refusal, TAKEN, USAGE, failed, refusal};
+use crate::config;
 use crate::protocol::ClientId;
 use crate::storage;
 use crate::storage::registry::{Match, Reader, Registry};
-
-/// The longest label, in characters.
-const LONGEST: usize = 64;
 
 /// Clients that the answer to an ambiguous name lists.
 const LISTED: usize = 5;
@@ -48,21 +46,10 @@ pub fn gone(name: &str) -> Refusal {
 
 /// Whether a label can be told from other names, and printed.
 pub fn check_label(label: &str) -> Result<(), Refusal> {
-    let length = label.chars().count();
-    if label.trim() != label || length == 0 || length > LONGEST || label.chars().any(char::is_control) {
-        let message = format!(
-            "a label has 1 to {LONGEST} characters, begins and ends with none that is blank, and has no control \
-             characters: {label:?} is none"
-        );
-        return Err(refusal(USAGE, message));
+    match config::label(label) {
+        Ok(_) => Ok(()),
+        Err(why) => Err(refusal(USAGE, format!("{why}: choose another one"))),
     }
-    if ClientId::parse(label).is_some() {
-        return Err(refusal(
-            USAGE,
-            "a label that looks like a client ID would name another client: choose words",
-        ));
-    }
-    Ok(())
 }
 
 /// Whole IDs are taken in any form that clients may use.

@@ -22,8 +22,7 @@ pub fn server_url(config: &Config) -> (String, Option<String>) {
         None => node,
     };
     let warning = "the URL is a guess: set the option public_url to the one that devices use";
-    let local = config.listen.iter().all(Endpoint::is_local);
-    let warning = if local {
+    let warning = if is_local(config) {
         "the URL works on this machine only, as the server does: see listen and public_url"
     } else {
         warning
@@ -32,10 +31,25 @@ pub fn server_url(config: &Config) -> (String, Option<String>) {
     (format!("{scheme}://{address}{}", config.base_path), Some(warning.to_owned()))
 }
 
+/// Whether only this machine can reach the server itself.
+pub fn is_local(config: &Config) -> bool {
+    config.listen.iter().all(Endpoint::is_local)
+}
+
+/// The URL with a device's name and token, as both generations of clients take it. Neither needs to
+/// be encoded there.
+pub fn with_device(url: &str, name: &str, token: &str) -> String {
+    url.replacen("://", &format!("://{name}:{token}@"), 1)
+}
+
+/// The command that tells Taskwarrior 3 where the server is.
+pub fn url_command(url: &str) -> String {
+    format!("task config sync.server.url {url}\n")
+}
+
 /// The commands that set up Taskwarrior 3, one a line. Without a secret the devices keep theirs.
 pub fn commands(url: &str, client: ClientId, secret: Option<&str>) -> String {
-    let mut lines =
-        format!("task config sync.server.url {url}\ntask config sync.server.client_id {}\n", client.uuid());
+    let mut lines = format!("{}task config sync.server.client_id {}\n", url_command(url), client.uuid());
     if let Some(secret) = secret {
         lines.push_str(&format!("task config sync.encryption_secret {secret}\n"));
     }
@@ -66,6 +80,12 @@ mod tests {
             base_path: base_path.to_owned(),
             ..Config::default()
         })
+    }
+
+    #[test]
+    fn a_device_stands_in_front_of_the_host() {
+        let url = with_device("https://tasks.example.org/a://b/", "laptop", "t-0_k");
+        assert_eq!(url, "https://laptop:t-0_k@tasks.example.org/a://b/");
     }
 
     #[test]

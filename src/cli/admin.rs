@@ -20,6 +20,8 @@ pub fn command() -> Command {
         .subcommands(adding())
         .subcommands(looking())
         .subcommands(changing())
+        .subcommands(devices())
+        .subcommands(keeping())
 }
 
 fn adding() -> [Command; 1] {
@@ -68,6 +70,39 @@ fn changing() -> [Command; 5] {
     ]
 }
 
+fn devices() -> [Command; 3] {
+    let name = || Arg::new("NAME").required(true).help("The device's name, such as laptop");
+    [
+        Command::new("add-device")
+            .about("Give a device of a client a name and token of its own")
+            .arg(client())
+            .arg(name()),
+        Command::new("list-devices").about("List the devices of a client").arg(client()),
+        Command::new("remove-device")
+            .about("Lock out a device of a client")
+            .arg(client())
+            .arg(name())
+            .arg(flag("yes", "Really remove the last one")),
+    ]
+}
+
+fn keeping() -> [Command; 3] {
+    let file = |help: &'static str| Arg::new("FILE").required(true).help(help);
+    [
+        Command::new("backup")
+            .about("Write a backup of everything, while the server runs or not")
+            .arg(file("Where to; - is standard output"))
+            .arg(flag("yes", "Replace the file if it exists")),
+        Command::new("verify-backup")
+            .about("Say whether a backup is whole, and what it holds")
+            .arg(file("The backup; - is standard input")),
+        Command::new("restore")
+            .about("Put what a backup holds in the place of the database, while no server runs")
+            .arg(file("The backup; - is standard input"))
+            .arg(flag("yes", "Replace a database that holds data; it is kept aside")),
+    ]
+}
+
 fn client() -> Arg {
     Arg::new("CLIENT").required(true).help("An ID, an unambiguous beginning of one, or a label")
 }
@@ -86,6 +121,8 @@ pub fn verb(name: &str, matches: &ArgMatches) -> Verb {
     let text = |name: &str| matches.get_one::<String>(name).cloned();
     // Only where clap made sure that it is there.
     let client = || text("CLIENT").unwrap_or_default();
+    let device = || text("NAME").unwrap_or_default();
+    let file = || text("FILE").unwrap_or_default();
     match name {
         "add-client" => Verb::AddClient(Addition {
             id: matches.get_one("id").copied(),
@@ -103,6 +140,14 @@ pub fn verb(name: &str, matches: &ArgMatches) -> Verb {
         "resume-client" => Verb::ResumeClient { client: client() },
         "remove-client" => Verb::RemoveClient { client: client(), yes: matches.get_flag("yes") },
         "reset-client" => Verb::ResetClient { client: client(), yes: matches.get_flag("yes") },
+        "add-device" => Verb::AddDevice { client: client(), device: device() },
+        "list-devices" => Verb::ListDevices { client: client() },
+        "remove-device" => {
+            Verb::RemoveDevice { client: client(), device: device(), yes: matches.get_flag("yes") }
+        }
+        "backup" => Verb::Backup { file: file(), yes: matches.get_flag("yes") },
+        "verify-backup" => Verb::VerifyBackup { file: file() },
+        "restore" => Verb::Restore { file: file(), yes: matches.get_flag("yes") },
         "audit" => {
             let limit = matches.get_one::<u32>("limit").copied().unwrap_or(u32::MAX);
             Verb::Audit { client: text("CLIENT"), limit: limit as usize }

@@ -1,5 +1,6 @@
 //! The configuration file: read, and taken apart into keys and texts.
 
+use super::declared::{self, Declared};
 use super::setting::{Setting, Shape};
 use super::source::{Flags, Origin, Secret, Sources};
 use super::table;
@@ -9,6 +10,7 @@ use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// A file that was read, or could not be.
@@ -89,9 +91,18 @@ pub struct Found {
     pub line: usize,
 }
 
+/// What the configuration file says.
+#[derive(Clone, Debug, Default)]
+pub struct Content {
+    /// By the key of the option.
+    pub options: BTreeMap<&'static str, Found>,
+    /// The clients that it declares.
+    pub clients: Vec<Declared>,
+}
+
 /// Takes the file apart; what is wrong with it as TOML, or with its keys, is added to `problems`.
-pub fn parse(file: &File, problems: &mut Vec<String>) -> BTreeMap<&'static str, Found> {
-    let mut keys = Keys { file, text: "", found: BTreeMap::new(), problems: Vec::new() };
+pub fn parse(file: &File, problems: &mut Vec<String>) -> Content {
+    let mut keys = Keys { file, text: "", content: Content::default(), problems: Vec::new() };
     let text = match &file.text {
         Ok(text) => text,
         Err(why) => {
@@ -100,7 +111,7 @@ pub fn parse(file: &File, problems: &mut Vec<String>) -> BTreeMap<&'static str, 
                 "config ({path}): {why}; correct the path or the file's permissions, or name another file with \
                  --config"
             ));
-            return keys.found;
+            return keys.content;
         }
     };
     keys.text = text;
@@ -115,14 +126,14 @@ pub fn parse(file: &File, problems: &mut Vec<String>) -> BTreeMap<&'static str, 
     // As someone reads who goes through the file and corrects them.
     keys.problems.sort_by_key(|(line, _)| *line);
     problems.extend(keys.problems.into_iter().map(|(_, problem)| problem));
-    keys.found
+    keys.content
 }
 
 /// The keys of one file, on the way through its tables.
 struct Keys<'a> {
     file: &'a File,
     text: &'a str,
-    found: BTreeMap<&'static str, Found>,
+    content: Content,
     /// With the line that each is on.
     problems: Vec<(usize, String)>,
 }
@@ -133,6 +144,7 @@ impl Keys<'_> {
             let key = format!("{prefix}{}", name.get_ref());
             let line = self.line(name.span());
             match (table::find(&key).filter(|setting| setting.in_file), value.get_ref()) {
+                (None, _) if key == declared::KEY => self.take_clients(value),
                 (Some(setting), value) => self.take(setting, line, value, name.span()),
                 (None, DeValue::Table(table)) if !table.is_empty() || is_section(&key) => {
                     self.walk(&format!("{key}."), table);
@@ -157,11 +169,19 @@ impl Keys<'_> {
                 return self.complain(span, format!("{key} cannot be this {kind}; give {expects}{list}"));
             }
         };
-        if let Some(first) = self.found.get(key) {
+        if let Some(first) = self.content.options.get(key) {
             let first = first.line;
             return self.complain(span, format!("{key} is given on line {first} already; keep one of them"));
         }
-        self.found.insert(key, Found { texts, is_array, line });
+        self.content.options.insert(key, Found { texts, is_array, line });
+    }
+
+    fn take_clients(&mut self, value: &Spanned<DeValue<'_>>) {
+        let mut problems = Vec::new();
+        self.content.clients = declared::read(value, |span| self.line(span), &mut problems);
+        for (span, problem) in problems {
+            self.complain(span, problem);
+        }
     }
 
     fn complain(&mut self, span: Range<usize>, what: String) {
@@ -213,7 +233,9 @@ fn nearest(key: &str) -> Option<&'static str> {
         names.iter().map(|name| strsim::jaro_winkler(&plain(name), &key)).fold(0.0, f64::max)
     };
     let settings = table::TABLE.iter().filter(|setting| setting.in_file);
-    let best = settings.map(|setting| (likeness(setting), setting.key)).max_by(|a, b| a.0.total_cmp(&b.0));
+    let names = settings.map(|setting| (likeness(setting), setting.key));
+    let clients = (strsim::jaro_winkler(declared::KEY, &key), declared::KEY);
+    let best = names.chain(std::iter::once(clients)).max_by(|a, b| a.0.total_cmp(&b.0));
     best.filter(|(likeness, _)| *likeness > 0.8).map(|(_, key)| key)
 }
 

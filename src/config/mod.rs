@@ -4,6 +4,7 @@
 //! file and defaults, or says everything that is wrong with them. Knows nothing of sockets,
 //! databases and threads.
 
+mod declared;
 pub mod file;
 pub mod place;
 pub mod render;
@@ -14,8 +15,10 @@ pub mod table;
 mod value;
 mod warning;
 
+pub use declared::Declared;
 pub use resolve::{Effective, Resolved, resolve};
 pub use source::{Flags, Origin, Secret, Sources};
+pub use value::label;
 
 use crate::protocol::{ClientId, SnapshotPolicy};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,8 +46,12 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// The clients that may use the server; `None`: all.
     pub client_id: Option<BTreeSet<ClientId>>,
+    /// The clients that there are to be.
+    pub clients: Vec<Declared>,
     /// Whether the first AddVersion of an unknown client creates it.
     pub create_clients: bool,
+    /// Whether every request needs the credential of a device.
+    pub require_device: bool,
     /// When a new snapshot is asked for.
     pub snapshot: SnapshotPolicy,
     /// Limits of requests and connections.
@@ -53,6 +60,8 @@ pub struct Config {
     pub log: Log,
     /// Whether a copy is kept before a migration changes a database that holds data.
     pub migration: Migration,
+    /// Backups that are made by themselves.
+    pub backup: Backup,
     /// Whether to go into the background.
     pub daemonize: bool,
     /// The file that holds the background process' ID.
@@ -68,6 +77,17 @@ impl Default for Config {
             Err(problems) => unreachable!("the defaults are valid: {problems:?}"),
         }
     }
+}
+
+/// Backups that are made by themselves: where there is an interval, there is a directory.
+#[derive(Clone, Debug, Default)]
+pub struct Backup {
+    /// Where they are kept; absolute.
+    pub dir: Option<PathBuf>,
+    /// How long after one the next is made; `None`: never.
+    pub interval: Option<Duration>,
+    /// How many are kept, at least one.
+    pub keep: usize,
 }
 
 /// One place to listen at.

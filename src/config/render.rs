@@ -3,7 +3,7 @@
 use super::resolve::{Effective, Resolved};
 use super::setting::{Setting, Shape};
 use super::source::Origin;
-use super::table;
+use super::{Config, Declared, table};
 
 /// The lines of README.md between which [`markdown`] stands.
 pub const MARKERS: (&str, &str) = ("<!-- options: begin -->", "<!-- options: end -->");
@@ -17,7 +17,7 @@ pub fn help(setting: &Setting) -> String {
 }
 
 /// The sentence about an option, on the command line.
-fn sentence(setting: &Setting) -> String {
+pub fn sentence(setting: &Setting) -> String {
     match setting.kind.shape {
         Shape::Off => format!("{}: with this flag, no", setting.doc),
         _ => setting.doc.to_owned(),
@@ -36,7 +36,7 @@ pub fn long_help(setting: &Setting) -> String {
 }
 
 /// The other names of an option and what holds without it, for help.
-fn names(setting: &Setting) -> String {
+pub fn names(setting: &Setting) -> String {
     let mut names = format!("[env: {}", setting.variable());
     for other in [setting.names.alias.map(str::to_owned), setting.file_variable()].into_iter().flatten() {
         names.push_str(&format!(" or {other}"));
@@ -64,8 +64,24 @@ pub fn example() -> String {
             text.push_str(&format!("\n\n# ---- {section} ----\n{entries}"));
         }
     }
+    text.push_str("\n\n# ---- Clients that there are to be ----\n\n");
+    for line in wrap(DECLARED, WIDTH - 2) {
+        text.push_str(&format!("# {line}\n"));
+    }
+    text.push_str(&DECLARED_EXAMPLE.lines().map(|line| format!("#{line}\n")).collect::<String>());
     text
 }
+
+/// What there is to know of the clients that the file declares.
+pub const DECLARED: &str = "Each entry is a client that the server makes when it starts, where it does not exist, also \
+     with create_clients = false. The label may be left out; where it is another than the client has, the client \
+     gets it. Nothing is removed by leaving an entry out: `sync-server admin remove-client` does that. The IDs are \
+     credentials: only root and the server's user should be able to read the file. Entries come last in the file, \
+     and count from the next start on.";
+
+/// An entry.
+pub const DECLARED_EXAMPLE: &str =
+    "[[clients]]\nid = \"00000000-0000-4000-8000-000000000000\"\nlabel = \"alice\"\n";
 
 fn example_entry(setting: &Setting) -> String {
     let mut entry = String::from("\n");
@@ -73,17 +89,27 @@ fn example_entry(setting: &Setting) -> String {
     for line in wrap(explanation.trim_end(), WIDTH - 2) {
         entry.push_str(&format!("# {line}\n"));
     }
-    let many = if setting.kind.shape == Shape::List { "one or an array, each " } else { "" };
-    let mut facts = vec![format!("Type: {many}{}", setting.kind.expects), capitalised(&setting.otherwise())];
-    let mut variables = vec![setting.variable()];
-    variables.extend(setting.names.alias.map(str::to_owned));
-    variables.extend(setting.file_variable());
-    facts.push(format!("Environment: {}; flag: {}", variables.join(" or "), flag(setting)));
+    let facts =
+        [format!("Type: {}", type_of(setting)), capitalised(&setting.otherwise()), elsewhere(setting)];
     for line in facts.iter().flat_map(|fact| wrap(fact, WIDTH - 2)) {
         entry.push_str(&format!("# {line}\n"));
     }
     entry.push_str(&format!("#{}\n", assignment(setting, &[setting.default.unwrap_or(setting.example)])));
     entry
+}
+
+/// What the file may hold for an option.
+pub fn type_of(setting: &Setting) -> String {
+    let many = if setting.kind.shape == Shape::List { "one or an array, each " } else { "" };
+    format!("{many}{}", setting.kind.expects)
+}
+
+/// Where an option may be given beside the file.
+pub fn elsewhere(setting: &Setting) -> String {
+    let mut variables = vec![setting.variable()];
+    variables.extend(setting.names.alias.map(str::to_owned));
+    variables.extend(setting.file_variable());
+    format!("Environment: {}; flag: {}", variables.join(" or "), flag(setting))
 }
 
 /// The options as tables in Markdown, one for each section.
@@ -122,7 +148,15 @@ pub fn effective(resolved: &Resolved) -> String {
         resolved.effective.iter().map(|one| (shown(one), &one.origin)).collect();
     let width =
         shown.iter().map(|(text, _)| text.chars().count()).filter(|width| *width < 60).max().unwrap_or(0);
-    shown.iter().map(|(text, origin)| format!("{text:width$}  # {origin}\n")).collect()
+    let options = shown.iter().map(|(text, origin)| format!("{text:width$}  # {origin}\n"));
+    options.chain(resolved.config.clients.iter().map(|client| declared(client, &resolved.config))).collect()
+}
+
+fn declared(declared: &Declared, config: &Config) -> String {
+    let file = config.file.as_ref().map_or(String::new(), |file| file.display().to_string());
+    let label = declared.label.as_deref();
+    let label = label.map_or(String::new(), |label| format!("label = {}\n", toml::Value::from(label)));
+    format!("[[clients]]  # {file} line {}\nid = \"********\"\n{label}", declared.line)
 }
 
 fn shown(Effective { setting, values, .. }: &Effective) -> String {
@@ -154,7 +188,7 @@ fn assignment(setting: &Setting, values: &[&str]) -> String {
 }
 
 /// How the flag is given.
-fn flag(setting: &Setting) -> String {
+pub fn flag(setting: &Setting) -> String {
     let (flag, value) = (setting.flag(), setting.kind.name);
     let short = setting.names.short.map_or_else(String::new, |short| format!("-{short}, "));
     match setting.kind.shape {

@@ -1,9 +1,9 @@
 //! Flags, environment, file and defaults become one configuration. Pure.
 
-use super::file::{self, Found};
+use super::file::{self, Content, Found};
 use super::setting::{Setting, Shape};
 use super::source::{Origin, Sources};
-use super::{Config, Limits, Log, LogFormat, Migration, Tls};
+use super::{Backup, Config, Limits, Log, LogFormat, Migration, Tls};
 use super::{table, warning};
 use crate::protocol::SnapshotPolicy;
 use std::collections::BTreeMap;
@@ -47,11 +47,11 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, Vec<String>> {
     let mut config = blank();
     let found = match &sources.file {
         Some(file) => file::parse(file, &mut problems),
-        None => BTreeMap::new(),
+        None => Content::default(),
     };
     let mut effective = Vec::new();
     for setting in table::TABLE {
-        match pick(setting, sources, &found) {
+        match pick(setting, sources, &found.options) {
             Ok((origin, texts)) => {
                 let values = apply(setting, &origin, &texts, sources, &mut config, &mut problems);
                 effective.push(Effective { setting, values, origin });
@@ -67,10 +67,13 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, Vec<String>> {
                 .to_owned(),
         );
     }
+    config.clients = found.clients;
     config.file = sources.file.as_ref().map(|file| file.path.clone());
     if problems.is_empty() {
         problems.extend(contradiction(&config, &effective));
         problems.extend(half_a_pair(&config.tls, &effective));
+        problems.extend(open_and_closed(&config, &effective));
+        problems.extend(nowhere(&config.backup, &effective));
     }
     if !problems.is_empty() {
         return Err(problems);
@@ -89,7 +92,9 @@ fn blank() -> Config {
         tls: Tls::default(),
         data_dir: None,
         client_id: None,
+        clients: Vec::new(),
         create_clients: false,
+        require_device: false,
         snapshot: SnapshotPolicy { days: 0, versions: 0 },
         limits: Limits {
             body: 0,
@@ -103,6 +108,7 @@ fn blank() -> Config {
         },
         log: Log { level: String::new(), format: LogFormat::Text, file: None },
         migration: Migration { copy: false, copy_dir: None },
+        backup: Backup::default(),
         daemonize: false,
         pid_file: None,
         warnings: Vec::new(),
@@ -240,6 +246,32 @@ fn half_a_pair(tls: &Tls, effective: &[Effective]) -> Option<String> {
     };
     let origin = &effective_of(effective, given)?.origin;
     Some(format!("{given} ({origin}): of no use without {missing}; give that as well, or leave {given} out"))
+}
+
+/// A client that its first upload would create has no device yet.
+fn open_and_closed(config: &Config, effective: &[Effective]) -> Option<String> {
+    if !config.require_device || !config.create_clients {
+        return None;
+    }
+    let (required, creates) =
+        (effective_of(effective, "require_device")?, effective_of(effective, "create_clients")?);
+    Some(format!(
+        "require_device ({}): it cannot be while create_clients ({}) is true, for a client that is created by its \
+         first upload has no device yet; set create_clients to false",
+        required.origin, creates.origin
+    ))
+}
+
+/// Backups that are made by themselves must be put somewhere.
+fn nowhere(backup: &Backup, effective: &[Effective]) -> Option<String> {
+    if backup.interval.is_none() || backup.dir.is_some() {
+        return None;
+    }
+    let origin = &effective_of(effective, "backup.interval")?.origin;
+    Some(format!(
+        "backup.interval ({origin}): of no use without backup.dir, which says where the backups go; give that as \
+         well, or leave backup.interval out"
+    ))
 }
 
 fn effective_of<'a>(effective: &'a [Effective], key: &str) -> Option<&'a Effective> {
@@ -402,6 +434,27 @@ mod tests {
         assert!(problem(of_environment([("TLS_CLIENT_CA", "/a")])).contains("without tls.cert and tls.key"));
         let tls = of_environment([("TLS_CERT", "/c"), ("TLS_KEY", "/k")]).expect("both").config.tls;
         assert_eq!((tls.cert, tls.key), (Some("/c".into()), Some("/k".into())));
+    }
+
+    #[test]
+    fn clients_that_create_themselves_cannot_need_a_device() {
+        let told = problem(of_environment([("REQUIRE_DEVICE", "true")]));
+        assert!(told.contains("require_device (environment REQUIRE_DEVICE)"), "{told}");
+        assert!(
+            told.contains("create_clients (default)") && told.contains("create_clients to false"),
+            "{told}"
+        );
+        let both = of_environment([("REQUIRE_DEVICE", "true"), ("CREATE_CLIENTS", "false")]);
+        assert!(both.expect("this is how it is meant").config.require_device);
+    }
+
+    #[test]
+    fn an_interval_of_backups_needs_their_directory() {
+        let told = problem(of_environment([("BACKUP_INTERVAL", "24h")]));
+        assert!(told.contains("BACKUP_INTERVAL") && told.contains("without backup.dir"), "{told}");
+        let both = of_environment([("BACKUP_INTERVAL", "7days"), ("BACKUP_DIR", "/b")]).expect("both");
+        assert_eq!(both.config.backup.interval, Some(Duration::from_secs(7 * 86_400)));
+        assert!(problem(of_environment([("BACKUP_KEEP", "0")])).contains("from 1"));
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct Kind {
     pub shape: Shape,
     /// Whether the file has it without quotes.
     pub bare: bool,
+    /// Whether it is the path of a file or a directory.
+    pub names_file: bool,
 }
 
 /// How many values an option has.

@@ -7,7 +7,7 @@ use super::value::{self, Parsed};
 const DERIVED: Names = Names { short: None, long: None, variable: None, alias: None };
 
 const fn kind(name: &'static str, expects: &'static str) -> Kind {
-    Kind { name, expects, shape: Shape::One, bare: false }
+    Kind { name, expects, shape: Shape::One, bare: false, names_file: false }
 }
 
 static ADDRESSES: Kind = Kind {
@@ -21,9 +21,10 @@ static CLIENT_IDS: Kind = Kind {
 static SWITCH: Kind = Kind { shape: Shape::Switch, bare: true, ..kind("BOOL", "true or false") };
 static OFF: Kind = Kind { shape: Shape::Off, bare: true, ..kind("BOOL", "true or false") };
 static NUMBER: Kind = Kind { bare: true, ..kind("NUMBER", "a whole number such as 100") };
-static PATH: Kind = kind("PATH", "a path");
+static PATH: Kind = Kind { names_file: true, ..kind("PATH", "a path") };
 static SIZE: Kind = kind("SIZE", "a size such as 100MiB");
 static TIME: Kind = kind("TIME", "a time such as 30s, 5m or 500ms");
+static INTERVAL: Kind = kind("TIME", "a time such as 24h or 7days");
 static URL_PATH: Kind = kind("PATH", "a path such as /tasks/");
 static URL: Kind = kind("URL", "a URL such as https://tasks.example.org/");
 static LEVELS: Kind = kind(
@@ -54,6 +55,7 @@ const TLS: &str = "TLS";
 const CLIENTS: &str = "Clients";
 const SNAPSHOTS: &str = "Snapshots";
 const STORAGE: &str = "Storage";
+const BACKUPS: &str = "Backups";
 const LIMITS: &str = "Limits";
 const LOG: &str = "Log";
 const PROCESS: &str = "Process";
@@ -176,6 +178,16 @@ pub static TABLE: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        key: "require_device",
+        section: CLIENTS,
+        kind: &SWITCH,
+        default: Some("false"),
+        doc: "Whether every request needs the name and token of a device",
+        long: "`sync-server admin add-device` makes them. With true an unknown client, one that client_id does not name,                one without devices, and a missing or wrong token all get the same answer, 401, so that nobody can find                out which clients exist. It needs create_clients to be false. Without it only clients that have devices                need a token.",
+        set: |config, text, _| put(&mut config.require_device, value::switch(text)),
+        ..PLAIN
+    },
+    Setting {
         key: "snapshot.versions",
         section: SNAPSHOTS,
         kind: &NUMBER,
@@ -229,6 +241,40 @@ pub static TABLE: &[Setting] = &[
         doc: "Where that copy is kept",
         long: "For data directories on a file system without the space.",
         set: |config, text, cwd| put_some(&mut config.migration.copy_dir, value::path(text, cwd)),
+        ..PLAIN
+    },
+    Setting {
+        key: "backup.dir",
+        section: BACKUPS,
+        unset: "none",
+        example: "/var/backups/sync-server",
+        doc: "The directory for backups that the server makes by itself",
+        long: "Best on another disk than the database. It is made if it is missing. With backup.interval the server \
+               puts its backups there, named like sync-server-20260131T020000Z.backup; other files in it are left \
+               alone.",
+        set: |config, text, cwd| put_some(&mut config.backup.dir, value::path(text, cwd)),
+        ..PLAIN
+    },
+    Setting {
+        key: "backup.interval",
+        section: BACKUPS,
+        kind: &INTERVAL,
+        unset: "none: the server makes no backups",
+        example: "24h",
+        doc: "How long after one backup the server makes the next",
+        long: "Counted from the newest backup in backup.dir, so a restart makes none that is not due. A failure is an \
+               error in the log, and tried again after 15 minutes.",
+        set: |config, text, _| put_some(&mut config.backup.interval, value::interval(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "backup.keep",
+        section: BACKUPS,
+        kind: &NUMBER,
+        default: Some("7"),
+        doc: "How many backups the server keeps in that directory",
+        long: "Older ones are removed after a new one was written and verified.",
+        set: |config, text, _| put(&mut config.backup.keep, value::count(text)),
         ..PLAIN
     },
     Setting {

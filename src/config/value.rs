@@ -19,6 +19,9 @@ const LARGEST_BODY: u64 = 900 << 20;
 /// No deadline is longer than a day: more is a slip of the pen.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// What is done more rarely is not done in time.
+const RAREST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
 /// An address to listen at: `localhost:8080`, `[::1]:8080`, `unix:/run/sync.sock`.
 pub fn endpoint(text: &str, cwd: &Path) -> Parsed<Endpoint> {
     if let Some(socket) = text.strip_prefix("unix:") {
@@ -119,6 +122,25 @@ pub fn client_id(text: &str) -> Parsed<ClientId> {
     }
 }
 
+/// Characters that a label may have.
+const LONGEST_LABEL: usize = 64;
+
+/// What people call a client: it must be told from other names, and printed. Says what is wrong in
+/// whole words, since a label that is a client ID must not be shown.
+pub fn label(text: &str) -> Parsed<String> {
+    let length = text.chars().count();
+    if length == 0 || length > LONGEST_LABEL {
+        return Err(format!("the label {text:?} does not have 1 to {LONGEST_LABEL} characters"));
+    }
+    if text.trim() != text || text.chars().any(char::is_control) {
+        return Err(format!("the label {text:?} begins or ends with a blank, or has control characters"));
+    }
+    if ClientId::parse(text).is_some() {
+        return Err("the label looks like a client ID and would name another client".to_owned());
+    }
+    same(text.to_owned())
+}
+
 /// Yes or no in any of the usual spellings.
 pub fn switch(text: &str) -> Parsed<bool> {
     let value = match text.to_ascii_lowercase().as_str() {
@@ -179,6 +201,15 @@ pub fn duration_or_none(text: &str) -> Parsed<Duration> {
         return Err("is more than a day".to_owned());
     }
     Ok((duration, humantime::format_duration(duration).to_string()))
+}
+
+/// How often something is done: a second to a year.
+pub fn interval(text: &str) -> Parsed<Duration> {
+    let interval = humantime::parse_duration(text).map_err(|_| "is not a time with its unit".to_owned())?;
+    if interval < Duration::from_secs(1) || interval > RAREST {
+        return Err("is not within a second and a year".to_owned());
+    }
+    Ok((interval, humantime::format_duration(interval).to_string()))
 }
 
 /// Log directives as RUST_LOG has them.
@@ -291,6 +322,14 @@ mod tests {
         assert_eq!(duration_or_none("0s").expect("a time").0, Duration::ZERO);
         for text in ["", "30", "0s", "2days", "-1s", "99999999999999999999years"] {
             duration(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn an_interval_may_be_days() {
+        assert_eq!(interval("2days").expect("an interval").0, Duration::from_secs(2 * 86_400));
+        for text in ["", "0s", "999ms", "24", "2years"] {
+            interval(text).expect_err(text);
         }
     }
 

@@ -21,6 +21,7 @@ pub fn warnings(config: &Config, sources: &Sources, effective: &[Effective]) -> 
     for Effective { setting, origin, .. } in effective.iter().filter(|effective| effective.setting.secret) {
         warnings.extend(exposure(setting, origin, sources));
     }
+    warnings.extend(declared(config, sources));
     if config.limits.body < 2 << 20 {
         warnings.push(
             "body.limit: clients send versions of 1 MB and larger snapshots, and fail where one is \
@@ -38,6 +39,28 @@ pub fn warnings(config: &Config, sources: &Sources, effective: &[Effective]) -> 
     if config.pid_file.is_some() && !config.daemonize {
         warnings.push("pid_file: it is written only where daemonize is true; leave it out".to_owned());
     }
+    warnings
+}
+
+/// What is amiss with the clients that the file declares.
+fn declared(config: &Config, sources: &Sources) -> Vec<String> {
+    let (Some(first), Some(file)) = (config.clients.first(), &sources.file) else { return Vec::new() };
+    let path = file.path.display();
+    let mut warnings = Vec::new();
+    if file.world_readable {
+        warnings.push(format!(
+            "clients ({path} line {}): every user of this machine can read the IDs; run chmod o-r {path}",
+            first.line
+        ));
+    }
+    let refused = |client| config.client_id.as_ref().is_some_and(|allowed| !allowed.contains(client));
+    warnings.extend(config.clients.iter().filter(|declared| refused(&declared.client)).map(|declared| {
+        format!(
+            "clients ({path} line {}): the server refuses this client, for client_id lists others only; add its ID \
+             there, or leave client_id out and set create_clients to false",
+            declared.line
+        )
+    }));
     warnings
 }
 
@@ -108,6 +131,20 @@ mod tests {
         assert!(of_environment([("BODY_LIMIT", "1MiB")]).contains("body.limit"));
         assert!(of_environment([("IDLE_TIMEOUT", "60s")]).contains("idle.timeout"));
         assert!(of_environment([("PID_FILE", "/run/s.pid")]).contains("pid_file"));
+    }
+
+    #[test]
+    fn declared_clients_that_others_can_see_or_that_are_refused_are_warned_of() {
+        let text = format!("[[clients]]\nid = '{SECRET}'");
+        let of = |text: &str, world_readable| {
+            let file = File { path: "/etc/c.toml".into(), text: Ok(text.to_owned()), world_readable };
+            warned(&Sources { file: Some(file), ..Sources::default() })
+        };
+        assert_eq!(of(&text, false), "");
+        assert!(of(&text, true).contains("clients (/etc/c.toml line 1): every user"), "{}", of(&text, true));
+        let told = of(&format!("client_id = '{}'\n{text}", SECRET.replace('7', "8")), false);
+        assert!(told.contains("clients (/etc/c.toml line 2): the server refuses"), "{told}");
+        assert!(!told.contains("711d5cf3"), "{told}");
     }
 
     #[test]

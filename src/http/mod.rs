@@ -2,11 +2,13 @@
 //!
 //! Knows what the workers answer, not how; what an answer looks like is [`wire`]'s business.
 
+mod attempts;
 mod body;
 mod connection;
 mod decode;
 mod line;
 mod memory;
+mod refused;
 mod seldom;
 mod sender;
 mod timed;
@@ -16,11 +18,13 @@ use self::body::{Reading, Reply, Source};
 pub use self::connection::say;
 use self::line::{Line, Shown};
 use self::memory::{Memory, Reservation};
+use self::refused::Waiting;
 pub use self::seldom::Seldom;
 use self::sender::Sender;
 use self::timed::{Phase, Progress};
 use self::wire::{Answer, Ask, Fetch, Problem, Upload};
 use crate::config::{Config, Limits};
+use crate::credential::Credential;
 use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, VersionId, Write};
 use crate::workers::{Failure, Workers};
 use hyper::Response;
@@ -50,10 +54,12 @@ pub struct App {
     workers: Workers,
     base_path: String,
     allowed: Option<BTreeSet<ClientId>>,
+    require_device: bool,
     limits: Limits,
     memory: Memory,
     /// When someone last spoke TLS where HTTP is expected.
     strays: Seldom,
+    waiting: Waiting,
 }
 
 /// Who is at the other end of a connection.
@@ -95,9 +101,11 @@ impl App {
             workers,
             base_path: config.base_path.clone(),
             allowed: config.client_id.clone(),
+            require_device: config.require_device,
             limits: config.limits,
             memory: Memory::new(&config.limits),
             strays: Seldom::default(),
+            waiting: Waiting::default(),
         }
     }
 
@@ -109,6 +117,11 @@ impl App {
     /// How long requests in flight may take to finish once the server is told to stop.
     pub fn shutdown_timeout(&self) -> Duration {
         self.limits.shutdown_timeout
+    }
+
+    /// The server is stopping: whoever waits for an answer that is only held back gets it now.
+    pub fn hurry(&self) {
+        self.waiting.end();
     }
 
     async fn answer(
@@ -124,6 +137,7 @@ impl App {
         let path = head.uri.path();
         let ask = wire::ask(&self.base_path, &head.method, path, &head.headers);
         let sender = Sender::new(path, &head.headers);
+        let brought = sender.credential.is_some();
         let is_probe = matches!(ask, Ok(Ask::Health | Ask::Ready));
         let answered = match ask {
             Ok(Ask::Banner) => Answered::new(wire::banner(), None),
@@ -135,6 +149,10 @@ impl App {
                 self.warn_of_prefix(&problem, path);
                 Answered::new(wire::problem(&problem), None)
             }
+        };
+        let answered = match wire::wants_credential(&answered.answer) {
+            true => self.slow_down(answered, brought, peer).await,
+            false => answered,
         };
         let mut response = answered.answer;
         if !source.is_read() {
@@ -171,9 +189,9 @@ impl App {
         }
     }
 
-    async fn fetch(&self, fetch: Fetch, sender: Sender<'_>) -> Answered {
+    async fn fetch(&self, fetch: Fetch, mut sender: Sender<'_>) -> Answered {
         let client = fetch.client();
-        if let Err(problem) = self.admit(client) {
+        if let Err(problem) = self.admit(client, &mut sender) {
             return Answered::new(wire::problem(&problem), Some(client));
         }
         let mut room = FIRST_ROOM;
@@ -181,7 +199,7 @@ impl App {
             let Ok(mut reservation) = self.memory.reserve(room).await else { break };
             // Whoever finds out how large the body is gives back this much before asking for more:
             // nobody waits for memory while holding some.
-            match self.workers.call(fetch.request(room)).await {
+            match self.workers.call(fetch.request(room), sender.credential.clone()).await {
                 Ok(Outcome::NeedsRoom(needed)) => room = needed,
                 result => {
                     let answer = self.conclude(client, sender, result);
@@ -200,13 +218,13 @@ impl App {
     async fn upload(
         &self,
         upload: Upload,
-        sender: Sender<'_>,
+        mut sender: Sender<'_>,
         source: &mut Source,
         progress: &Progress,
     ) -> Answered {
         let client = upload.client;
-        let admitted = match self.admit(client) {
-            Ok(()) if source.is_large() => self.admit_large(client).await,
+        let admitted = match self.admit(client, &mut sender) {
+            Ok(()) if source.is_large() || self.require_device => self.admit_body(client, &sender).await,
             admitted => admitted,
         };
         let collected = match admitted {
@@ -220,7 +238,8 @@ impl App {
         match collected {
             Ok((body, reservation)) => {
                 let received = body.len();
-                let result = self.store(upload.with_body(body), reservation).await;
+                let brought = sender.credential.clone();
+                let result = self.store(upload.with_body(body), brought, reservation).await;
                 let answer = self.conclude(client, sender, result);
                 Answered { received, ..Answered::new(answer, Some(client)) }
             }
@@ -233,36 +252,50 @@ impl App {
         }
     }
 
-    async fn store(&self, write: Write, reservation: Reservation) -> Result<Outcome, Failure> {
+    async fn store(
+        &self,
+        write: Write,
+        brought: Option<Credential>,
+        reservation: Reservation,
+    ) -> Result<Outcome, Failure> {
         if write.len() < KEPT {
-            return self.workers.call(Request::Write(write)).await;
+            return self.workers.call(Request::Write(write), brought).await;
         }
         let workers = self.workers.clone();
         let stored = tokio::spawn(async move {
-            let result = workers.call(Request::Write(write)).await;
+            let result = workers.call(Request::Write(write), brought).await;
             drop(reservation);
             result
         });
         stored.await.unwrap_or(Err(Failure::Stopped))
     }
 
-    fn admit(&self, client: ClientId) -> Result<(), Problem> {
-        match &self.allowed {
-            Some(allowed) if !allowed.contains(&client) => {
-                warn_of_refusal(client, Refusal::NotAllowed);
-                Err(Problem::Refused(Refusal::NotAllowed))
-            }
-            _ => Ok(()),
+    /// Turns away a client that is not in the list of allowed ones. Where every request needs a
+    /// credential, such a client has none that is valid: the list is not to be guessed either.
+    fn admit(&self, client: ClientId, sender: &mut Sender) -> Result<(), Problem> {
+        if self.is_listed(client) {
+            return Ok(());
         }
+        if self.require_device {
+            sender.credential = None;
+            return Ok(());
+        }
+        refused::warn(client, Refusal::NotAllowed);
+        Err(Problem::Refused(Refusal::NotAllowed))
+    }
+
+    fn is_listed(&self, client: ClientId) -> bool {
+        self.allowed.as_ref().is_none_or(|allowed| allowed.contains(&client))
     }
 
     /// A large body is not read, and no memory held for it, only to find that its client is not to
-    /// be created, or suspended. Whatever else is in the way, the transaction itself finds out.
-    async fn admit_large(&self, client: ClientId) -> Result<(), Problem> {
+    /// be created, or suspended, or that the request comes from no device of it; nor is any body where
+    /// every request needs a device. Whatever else is in the way, the transaction itself finds out.
+    async fn admit_body(&self, client: ClientId, sender: &Sender<'_>) -> Result<(), Problem> {
         let look = Fetch::ChildVersion { client, parent: VersionId::NIL };
-        match self.workers.call(look.request(0)).await {
+        match self.workers.call(look.request(0), sender.credential.clone()).await {
             Ok(Outcome::Refused(refusal)) => {
-                warn_of_refusal(client, refusal);
+                refused::warn(client, refusal);
                 Err(Problem::Refused(refusal))
             }
             _ => Ok(()),
@@ -271,9 +304,9 @@ impl App {
 
     /// Turns what the workers said into an answer, and tells the operator what a person must know.
     fn conclude(&self, client: ClientId, sender: Sender, result: Result<Outcome, Failure>) -> Answer {
-        let Sender { path, program } = sender;
+        let Sender { path, program, credential } = sender;
         match &result {
-            Ok(Outcome::Refused(refusal)) => warn_of_refusal(client, *refusal),
+            Ok(Outcome::Refused(refusal)) => refused::warn(client, *refusal),
             Ok(Outcome::SnapshotDropped(dropped)) => log::warn!(
                 "a snapshot of client {client:?} was dropped: {}",
                 match dropped {
@@ -293,7 +326,7 @@ impl App {
             Ok(_) => {}
         }
         if !matches!(result, Err(_) | Ok(Outcome::Refused(_) | Outcome::NoSuchClient)) {
-            self.workers.note(client, program);
+            self.workers.note(client, credential.as_ref().map(Credential::name), program);
         }
         match result {
             Ok(outcome) => wire::outcome(outcome),
@@ -312,20 +345,6 @@ impl App {
             );
         }
     }
-}
-
-fn warn_of_refusal(client: ClientId, refusal: Refusal) {
-    log::warn!(
-        "client {client:?} was refused: {}",
-        match refusal {
-            Refusal::NotAllowed =>
-                "it is not in the list of allowed clients; add its ID to the option client_id to let it in",
-            Refusal::UnknownClient =>
-                "this server does not know it and creates no clients; make it with `sync-server admin \
-                 add-client --id`, or set the option create_clients to true to let it in",
-            Refusal::Suspended => "it is suspended; `sync-server admin resume-client` lets it in again",
-        }
-    );
 }
 
 fn warn_of_memory(client: ClientId) {

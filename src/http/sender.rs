@@ -1,17 +1,21 @@
 //! What a request says of whoever sent it. Pure.
 
+use super::wire;
+use crate::credential::Credential;
 use hyper::header::{self, HeaderMap};
 
 /// Bytes of a program's name that are worth remembering.
 const LONGEST_PROGRAM: usize = 64;
 
 /// What a request says of itself, its transaction apart.
-#[derive(Clone, Copy)]
 pub struct Sender<'a> {
     /// The path without query.
     pub path: &'a str,
     /// What the program calls itself; empty where it does not say so in a few printable characters.
     pub program: &'a str,
+    /// What it brings to show that it comes from a device. Proxies bring such things too: it counts only
+    /// where one is needed.
+    pub credential: Option<Credential>,
 }
 
 impl<'a> Sender<'a> {
@@ -19,7 +23,7 @@ impl<'a> Sender<'a> {
     pub fn new(path: &'a str, headers: &'a HeaderMap) -> Sender<'a> {
         let name = headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
         let program = name.filter(|name| name.len() <= LONGEST_PROGRAM && !name.contains('\t'));
-        Sender { path, program: program.unwrap_or_default() }
+        Sender { path, program: program.unwrap_or_default(), credential: wire::credential(headers) }
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the log says at the start: what runs where, and what to put into Taskwarrior.
 
 use crate::config::{Config, Endpoint, Environment};
+use crate::storage::owner::quoted;
+use crate::storage::registry::Registry;
 use std::path::Path;
 
 /// The first line.
@@ -15,6 +17,11 @@ pub fn serving(config: &Config, environment: &Environment, data_dir: &Path, urls
         log::info!("listening on {url}");
     }
     log::info!("{}", clients(config));
+    if config.require_device {
+        log::info!(
+            "every request needs the name and token of a device: `sync-server admin add-device` makes them"
+        );
+    }
     let url = config.public_url.clone().unwrap_or_else(|| reachable(&config.listen, urls));
     log::info!("Taskwarrior, on every device: task config sync.server.url {url}");
     log::info!(
@@ -28,6 +35,20 @@ pub fn serving(config: &Config, environment: &Environment, data_dir: &Path, urls
     if !config.listen.iter().all(Endpoint::is_local) && !url.starts_with("https://") {
         log::info!("plain http:// shows client IDs to whoever is on the way: a proxy in front can add TLS");
     }
+}
+
+/// What to say where nobody can use the server yet: the one command that changes it.
+pub fn nobody(config: &Config, registry: &dyn Registry) -> Option<String> {
+    let is_empty = || registry.consulting(|reader| reader.search("", 1)).is_ok_and(|found| found.is_empty());
+    if config.create_clients || !is_empty() {
+        return None;
+    }
+    let place =
+        config.data_dir.as_deref().map_or(String::new(), |dir| format!(" --data-dir {}", quoted(dir)));
+    Some(format!(
+        "no client exists yet, and unknown ones are refused, so nobody can sync: `sync-server admin add-client{place}` \
+         makes one and prints what to put into Taskwarrior"
+    ))
 }
 
 /// Who chose the data directory.

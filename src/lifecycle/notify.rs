@@ -1,11 +1,16 @@
 //! What the service manager is told, where there is one.
 //!
-//! The crate `sd_notify` finds the manager's socket in the process' own environment; there it is
-//! the same as in [`Environment`](crate::config::Environment), and without it nothing is told.
+//! The crate `sd_notify` finds the manager's socket in the process' own environment, and so does this
+//! file for the one kind of socket that the crate does not know; there it is the same as in
+//! [`Environment`](crate::config::Environment), and without it nothing is told.
 
 use crate::workers::{Failure, Workers};
 use sd_notify::NotifyState::{self, ExtendTimeoutUsec, Ready, Reloading, Status, Stopping, Watchdog};
 use std::cell::Cell;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 /// What a sign of life during a long migration buys, in microseconds.
@@ -73,7 +78,16 @@ pub async fn watchdog(workers: Workers) {
 }
 
 fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    if let Err(error) = send(states) {
         log::debug!("the service manager was not told {states:?}: {error}");
     }
+}
+
+/// The crate takes the name of an abstract socket, which some containers' managers listen on, for a path.
+fn send(states: &[NotifyState<'_>]) -> io::Result<()> {
+    let socket = std::env::var_os("NOTIFY_SOCKET").unwrap_or_default();
+    let Some(name) = socket.as_bytes().strip_prefix(b"@") else { return sd_notify::notify(states) };
+    let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+    let manager = SocketAddr::from_abstract_name(name)?;
+    UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &manager).map(|_| ())
 }

@@ -3,7 +3,8 @@
 //! Two runtimes: one with many threads for the network, and one on the main thread that attends to
 //! signals, so that a second signal is heard whatever the network does.
 
-use super::{Failure, Premises, failure, greeting, notify};
+use super::{Failure, Premises, declared, failure, greeting, notify};
+use crate::backup::schedule::Schedule;
 use crate::config::{Config, Environment};
 use crate::control::Socket;
 use crate::http::App;
@@ -42,11 +43,19 @@ pub fn run(
     log: &logging::Handle,
     ready: impl FnOnce(),
 ) -> Result<(), Failure> {
-    let Premises { data_dir, lock, listeners, tls, warnings } = premises;
+    let Premises { data_dir, lock, listeners, tls, mut warnings } = premises;
     let (tls, certificate) = tls.map(|(acceptor, report)| (Arc::new(acceptor), report)).unzip();
     let storage = Sqlite::open(&data_dir).map_err(|error| failure(error.message))?;
-    let storage: Arc<dyn Storage> = Arc::new(storage);
-    let policy = Policy { create_clients: config.create_clients, snapshot: config.snapshot };
+    declared::provide(&storage, &config.clients).map_err(failure)?;
+    warnings.extend(greeting::nobody(config, &storage));
+    let storage = Arc::new(storage);
+    let backups = Schedule::start(&config.backup, storage.clone()).map_err(cannot_start)?;
+    let storage: Arc<dyn Storage> = storage;
+    let policy = Policy {
+        create_clients: config.create_clients,
+        require_device: config.require_device,
+        snapshot: config.snapshot,
+    };
     let (workers, threads) = Workers::start(storage.clone(), policy).map_err(cannot_start)?;
     let network = Builder::new_multi_thread().thread_name("network").enable_all().build();
     let network = network.map_err(cannot_start)?;
@@ -82,7 +91,8 @@ pub fn run(
         // The receiver is gone where serving has ended by itself.
         let _ = stop.send(true);
         // Pinned here, so that the second signal does not drop it: it holds a runtime.
-        let mut down = pin!(go_down(serving, config.limits.shutdown_timeout, network, threads, storage));
+        let floor = Floor { threads, backups, storage };
+        let mut down = pin!(go_down(serving, config.limits.shutdown_timeout, network, floor));
         tokio::select! {
             () = &mut down => ended.map(|_| ()),
             signal = signals.second(first) => exit_at_once(signal, log),
@@ -180,22 +190,26 @@ fn open_control_socket(data_dir: &Path, environment: &Environment, lock: &Direct
     }
 }
 
-/// Lets requests in flight finish, then ends the threads, and closes the storage last.
-async fn go_down(
-    serving: JoinHandle<()>,
-    drain: Duration,
-    network: Runtime,
+/// What is below the network.
+struct Floor {
     threads: Threads,
+    backups: Option<Schedule>,
     storage: Arc<dyn Storage>,
-) {
+}
+
+/// Lets requests in flight finish, then ends the threads, and closes the storage last.
+async fn go_down(serving: JoinHandle<()>, drain: Duration, network: Runtime, floor: Floor) {
     if !serving.is_finished() {
         let _ = tokio::time::timeout(drain + CANCEL, serving).await;
     }
     let down = tokio::task::spawn_blocking(move || {
         // With its tasks go the last senders of jobs, without which the threads end.
         network.shutdown_timeout(CANCEL);
-        threads.join();
-        drop(storage);
+        floor.threads.join();
+        if let Some(backups) = floor.backups {
+            backups.stop();
+        }
+        drop(floor.storage);
     });
     match down.await {
         Ok(()) => log::info!("stopped"),

@@ -2,6 +2,9 @@
 //!
 //! A difference between backends is a parameter with a reason, never a skipped case.
 
+pub mod contents;
+mod devices;
+
 use super::registry::{Entry, Event, LastSync, Registry};
 use super::{Body, Error, Kind, Noted, Storage};
 use crate::protocol::{
@@ -11,7 +14,11 @@ use crate::service::{self, Policy};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use uuid::Uuid;
 
-const POLICY: Policy = Policy { create_clients: true, snapshot: SnapshotPolicy { days: 14, versions: 100 } };
+const POLICY: Policy = Policy {
+    create_clients: true,
+    require_device: false,
+    snapshot: SnapshotPolicy { days: 14, versions: 100 },
+};
 const NIL: VersionId = VersionId::NIL;
 const MIB: usize = 1024 * 1024;
 
@@ -27,7 +34,7 @@ pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Box<dyn Database>) {
         println!("conformance: {name}");
         case(&*open(&place()));
     }
-    for (name, case) in REGISTRY_CASES {
+    for (name, case) in REGISTRY_CASES.iter().chain(devices::CASES) {
         println!("conformance: {name}");
         let here = place();
         let database = open(&here);
@@ -85,7 +92,9 @@ fn version() -> VersionId {
 
 fn add(storage: &dyn Storage, client: ClientId, parent: VersionId, segment: &[u8]) -> Outcome {
     let request = Write::AddVersion { client, parent, segment: segment.to_vec() };
-    storage.writing(|writer| service::write(writer, &POLICY, &request, version(), 0)).expect("an add works")
+    storage
+        .writing(|writer| service::write(writer, &POLICY, &request, None, version(), 0))
+        .expect("an add works")
 }
 
 fn added(outcome: &Outcome) -> VersionId {
@@ -145,7 +154,10 @@ fn unknown_client(storage: &dyn Storage) {
 fn new_client(storage: &dyn Storage) {
     let client = client();
     storage.writing(|writer| writer.create_client(client, 7)).expect("a client is made");
-    assert_eq!(look(storage, client), Some(Client { latest: NIL, snapshot: None, state: State::Active }));
+    assert_eq!(
+        look(storage, client),
+        Some(Client { latest: NIL, snapshot: None, state: State::Active, has_devices: false })
+    );
     assert_eq!(child(storage, client, NIL, MIB), None);
 }
 
@@ -179,7 +191,7 @@ fn snapshots(storage: &dyn Storage) {
     let third = added(&add(storage, client, chain[1], b"3"));
     assert_eq!(
         look(storage, client),
-        Some(Client { latest: third, snapshot: Some(held(1)), state: State::Active })
+        Some(Client { latest: third, snapshot: Some(held(1)), state: State::Active, has_devices: false })
     );
     set_snapshot(storage, client, third, 1_800_000_000, b"second");
     let read = snapshot(storage, client, MIB);
@@ -307,7 +319,7 @@ fn group(storage: &dyn Storage) {
     let outcomes = storage.writing(|writer| {
         requests
             .iter()
-            .map(|write| service::write(writer, &POLICY, write, version(), 0))
+            .map(|write| service::write(writer, &POLICY, write, None, version(), 0))
             .collect::<super::Result<Vec<_>>>()
     });
     let outcomes = outcomes.expect("the group commits");
@@ -349,7 +361,10 @@ fn entries(storage: &dyn Storage, registry: &dyn Registry) {
         devices: 0,
     };
     assert_eq!(entry(registry, new), Some(blank.clone()));
-    assert_eq!(look(storage, new), Some(Client { latest: NIL, snapshot: None, state: State::Active }));
+    assert_eq!(
+        look(storage, new),
+        Some(Client { latest: NIL, snapshot: None, state: State::Active, has_devices: false })
+    );
 
     let (grown, chain) = with_chain(storage, 3);
     set_snapshot(storage, grown, chain[1], 9, &[1; 50]);
@@ -433,9 +448,12 @@ fn suspension(storage: &dyn Storage, registry: &dyn Registry) {
             Write::AddVersion { client, parent: chain[1], segment: vec![1] },
             Write::AddSnapshot { client, version: chain[1], snapshot: vec![1] },
         ];
-        let read = |read| storage.reading(|reader| service::read(reader, &POLICY, read)).expect("a read");
+        let read =
+            |read| storage.reading(|reader| service::read(reader, &POLICY, read, None)).expect("a read");
         let write = |write| {
-            storage.writing(|writer| service::write(writer, &POLICY, write, version(), 0)).expect("a write")
+            storage
+                .writing(|writer| service::write(writer, &POLICY, write, None, version(), 0))
+                .expect("a write")
         };
         reads.iter().map(read).chain(writes.iter().map(write)).collect::<Vec<_>>()
     };
@@ -490,7 +508,10 @@ fn resetting(storage: &dyn Storage, registry: &dyn Registry) {
     added(&add(storage, client, chain[2], b"counted beside the snapshot"));
     registry.amending(|writer| writer.set_label(client, Some("alice"))).expect("a label");
     registry.amending(|writer| writer.reset(client)).expect("a reset");
-    assert_eq!(look(storage, client), Some(Client { latest: NIL, snapshot: None, state: State::Active }));
+    assert_eq!(
+        look(storage, client),
+        Some(Client { latest: NIL, snapshot: None, state: State::Active, has_devices: false })
+    );
     assert_eq!(child(storage, client, NIL, MIB), None);
     assert_eq!(snapshot(storage, client, MIB), None);
     let first = added(&add(storage, client, version(), b"a chain that began elsewhere"));
@@ -500,7 +521,7 @@ fn resetting(storage: &dyn Storage, registry: &dyn Registry) {
 
 fn last_syncs(storage: &dyn Storage, registry: &dyn Registry) {
     let (one, other) = (make(registry, None), make(registry, None));
-    let noted = |client, program: &str, at| Noted { client, program: program.to_owned(), at };
+    let noted = |client, program: &str, at| Noted { client, device: None, program: program.to_owned(), at };
     let note = |noted: &[Noted]| storage.writing(|writer| writer.note_syncs(noted)).expect("it is noted");
     note(&[noted(one, "a", 5), noted(one, "b", 7), noted(client(), "a", 9)]);
     note(&[noted(one, "a", 8), noted(one, "b", 6)]);

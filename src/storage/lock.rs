@@ -60,6 +60,15 @@ pub fn control_socket(directory: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(OsString::from_vec(socket.to_vec())))
 }
 
+/// Who uses this directory: "the process with ID 123".
+pub fn holder(directory: &Path) -> String {
+    let text = std::fs::read_to_string(directory.join(FILE_NAME)).unwrap_or_default();
+    match text.lines().next() {
+        Some(pid) if !pid.is_empty() => format!("the process with ID {pid}"),
+        _ => "another process".to_owned(),
+    }
+}
+
 /// A lock file made by root belongs to whom the directory belongs to: else it would lock out the
 /// service's own user for good.
 fn open(path: &Path, directory: &Path) -> Result<File, Error> {
@@ -73,14 +82,10 @@ fn open(path: &Path, directory: &Path) -> Result<File, Error> {
 }
 
 fn held(directory: &Path) -> String {
-    let text = std::fs::read_to_string(directory.join(FILE_NAME)).unwrap_or_default();
-    let holder = match text.lines().next() {
-        Some(pid) if !pid.is_empty() => format!("the process with ID {pid}"),
-        _ => "another process".to_owned(),
-    };
     format!(
-        "the data directory {} is in use by {holder}: two servers on one directory are refused",
-        directory.display()
+        "the data directory {} is in use by {}: two servers on one directory are refused",
+        directory.display(),
+        holder(directory)
     )
 }
 

@@ -6,12 +6,14 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod contents;
 pub mod lock;
 pub mod owner;
 pub mod registry;
 pub mod schema;
 pub mod sqlite;
 
+use crate::credential::Hash;
 use crate::protocol::{Client, ClientId, State, VersionId};
 use std::fmt;
 
@@ -47,6 +49,10 @@ pub trait Reader {
     /// The version that `version` follows; `None` where the client has no such version.
     fn parent(&mut self, client: ClientId, version: VersionId) -> Result<Option<VersionId>>;
 
+    /// The hash of a device's token; `None` where the client has no device of that name, or does not
+    /// exist. Takes the same way whichever it is.
+    fn device(&mut self, client: ClientId, name: &str) -> Result<Option<Hash>>;
+
     /// The held snapshot. Its bytes are not read where they are more than `room`.
     ///
     /// `None` where the client does not exist.
@@ -68,7 +74,8 @@ pub trait Writer: Reader {
     ) -> Result<()>;
 
     /// Notes when clients were last used. What is older than what is known changes nothing, and of
-    /// each client only the latest few are kept. Clients that do not exist are left out.
+    /// each device only the latest few are kept. Clients that do not exist are left out, and a device
+    /// that the client does not have is as good as none.
     fn note_syncs(&mut self, noted: &[Noted]) -> Result<()>;
 
     /// Replaces the held snapshot, stored at `now` seconds since 1970. The client exists.
@@ -81,6 +88,8 @@ pub trait Writer: Reader {
 pub struct Noted {
     /// The client.
     pub client: ClientId,
+    /// The device, as the request named it.
+    pub device: Option<String>,
     /// What the program calls itself.
     pub program: String,
     /// In seconds since 1970.
@@ -94,6 +103,8 @@ pub struct Lookup {
     pub latest: VersionId,
     /// Whether the client may use the server.
     pub state: State,
+    /// Whether devices of it have credentials.
+    pub has_devices: bool,
     /// The version that follows the given parent.
     pub child: Option<(VersionId, Body)>,
 }
@@ -103,6 +114,8 @@ pub struct Lookup {
 pub struct Held {
     /// Whether the client may use the server.
     pub state: State,
+    /// Whether devices of it have credentials.
+    pub has_devices: bool,
     /// The held snapshot and its version.
     pub snapshot: Option<(VersionId, Body)>,
 }

@@ -5,6 +5,7 @@
 //! neither who may decide nor how it is shown.
 
 use super::Result;
+use crate::credential::Hash;
 use crate::protocol::{ClientId, Snapshot, State, VersionId};
 use uuid::Uuid;
 
@@ -30,6 +31,9 @@ pub trait Reader {
     /// ordered by ID, at most `limit`.
     fn search(&mut self, text: &str, limit: usize) -> Result<Vec<Match>>;
 
+    /// The devices of a client that have a credential of their own, ordered by name.
+    fn devices(&mut self, client: ClientId) -> Result<Vec<Device>>;
+
     /// The first version of a client's chain and the parent that it follows.
     fn first_version(&mut self, client: ClientId) -> Result<Option<(VersionId, VersionId)>>;
 
@@ -52,10 +56,18 @@ pub trait Writer: Reader {
     /// Lets a client use the server, or not. The client exists.
     fn set_state(&mut self, client: ClientId, state: State) -> Result<()>;
 
+    /// Gives a device a credential, at `now` seconds since 1970. The client exists and has no device
+    /// of that name.
+    fn add_device(&mut self, client: ClientId, name: &str, hash: &Hash, now: i64) -> Result<()>;
+
+    /// Takes a device's credential away. When it last synced stays known.
+    fn remove_device(&mut self, client: ClientId, name: &str) -> Result<()>;
+
     /// Removes a client and everything that it holds; what was recorded of it stays.
     fn remove(&mut self, client: ClientId) -> Result<()>;
 
-    /// Removes a client's versions and snapshot, and keeps the client as if it were new.
+    /// Removes a client's versions and snapshot, and keeps the client, with its devices, as if it were
+    /// new.
     fn reset(&mut self, client: ClientId) -> Result<()>;
 
     /// Records a change. Done in the transaction that makes it.
@@ -96,6 +108,17 @@ pub struct Match {
     pub client: ClientId,
     /// Its label.
     pub label: Option<String>,
+}
+
+/// A device that has a credential of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// When it got the credential, in seconds since 1970.
+    pub created: i64,
+    /// When it last used the server since then, as far as that was noted.
+    pub last_sync: Option<i64>,
 }
 
 /// When a client was last used from one device by one program.

@@ -8,8 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Seconds between two times that facts are written.
 const PAUSE: i64 = 60;
 
-/// Programs that are remembered for each client; whoever invents more names is not.
-const PROGRAMS: usize = 8;
+/// Programs, on whichever device, that are remembered for each client; whoever invents more names is
+/// not.
+const PROGRAMS: usize = 32;
 
 /// What was noted since it was last written.
 #[derive(Default)]
@@ -17,20 +18,29 @@ pub struct Syncs(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// When each program of a client was last seen, in seconds since 1970.
-    seen: HashMap<ClientId, Vec<(String, i64)>>,
+    /// When each program of a client was last seen.
+    seen: HashMap<ClientId, Vec<Seen>>,
     written: i64,
 }
 
+struct Seen {
+    device: Option<String>,
+    program: String,
+    /// In seconds since 1970.
+    at: i64,
+}
+
 impl Syncs {
-    /// Notes that a client was used by a program at `now`.
-    pub fn note(&self, client: ClientId, program: &str, now: i64) {
+    /// Notes that a client was used by a program, on the device that the request named, at `now`.
+    pub fn note(&self, client: ClientId, device: Option<&str>, program: &str, now: i64) {
         let mut state = self.state();
         let programs = state.seen.entry(client).or_default();
-        if let Some((_, at)) = programs.iter_mut().find(|(known, _)| known == program) {
-            *at = now.max(*at);
+        let is_same = |seen: &&mut Seen| seen.program == program && seen.device.as_deref() == device;
+        if let Some(seen) = programs.iter_mut().find(is_same) {
+            seen.at = now.max(seen.at);
         } else if programs.len() < PROGRAMS {
-            programs.push((program.to_owned(), now));
+            let (device, program) = (device.map(str::to_owned), program.to_owned());
+            programs.push(Seen { device, program, at: now });
         }
     }
 
@@ -51,8 +61,8 @@ impl Syncs {
 
     /// Takes back what could not be written.
     pub fn give_back(&self, noted: Vec<Noted>) {
-        for Noted { client, program, at } in noted {
-            self.note(client, &program, at);
+        for Noted { client, device, program, at } in noted {
+            self.note(client, device.as_deref(), &program, at);
         }
     }
 
@@ -62,8 +72,9 @@ impl Syncs {
 }
 
 fn take(state: &mut State) -> Vec<Noted> {
-    let each = |(client, programs): (ClientId, Vec<(String, i64)>)| {
-        programs.into_iter().map(move |(program, at)| Noted { client, program, at })
+    let each = |(client, programs): (ClientId, Vec<Seen>)| {
+        let noted = move |Seen { device, program, at }| Noted { client, device, program, at };
+        programs.into_iter().map(noted)
     };
     state.seen.drain().flat_map(each).collect()
 }
@@ -76,11 +87,11 @@ mod tests {
     #[test]
     fn facts_are_due_once_a_minute_and_none_is_lost_meanwhile() {
         let (syncs, client) = (Syncs::default(), ClientId::from(Uuid::from_u128(7)));
-        let noted = |at| vec![Noted { client, program: "taskchampion/3.1.0".to_owned(), at }];
-        syncs.note(client, "taskchampion/3.1.0", 1000);
+        let noted = |at| vec![Noted { client, device: None, program: "taskchampion/3.1.0".to_owned(), at }];
+        syncs.note(client, None, "taskchampion/3.1.0", 1000);
         assert_eq!(syncs.take_due(1000), noted(1000));
-        syncs.note(client, "taskchampion/3.1.0", 1010);
-        syncs.note(client, "taskchampion/3.1.0", 1005);
+        syncs.note(client, None, "taskchampion/3.1.0", 1010);
+        syncs.note(client, None, "taskchampion/3.1.0", 1005);
         assert_eq!(syncs.take_due(1059), []);
         assert_eq!(syncs.take_due(1060), noted(1010));
         syncs.give_back(noted(1010));
@@ -91,7 +102,18 @@ mod tests {
     #[test]
     fn invented_names_of_programs_do_not_fill_the_memory() {
         let (syncs, client) = (Syncs::default(), ClientId::from(Uuid::from_u128(7)));
-        (0..1000).for_each(|n| syncs.note(client, &format!("program {n}"), n));
+        (0..1000).for_each(|n| syncs.note(client, None, &format!("program {n}"), n));
         assert_eq!(syncs.take_all().len(), PROGRAMS);
+    }
+
+    #[test]
+    fn the_same_program_on_two_devices_is_noted_for_each() {
+        let (syncs, client) = (Syncs::default(), ClientId::from(Uuid::from_u128(7)));
+        for device in [Some("laptop"), Some("phone"), Some("laptop"), None] {
+            syncs.note(client, device, "taskchampion/3.1.0", 5);
+        }
+        let noted = syncs.take_all();
+        let devices: Vec<_> = noted.iter().map(|noted| noted.device.as_deref()).collect();
+        assert_eq!(devices, [Some("laptop"), Some("phone"), None]);
     }
 }

@@ -1,6 +1,7 @@
 //! What went wrong, in words that help whoever runs the server: the file, who owns it, who we are,
 //! and the command that helps.
 
+use super::files::Displaced;
 use crate::storage::{Error, Kind, Result, owner};
 use rusqlite::ErrorCode;
 use rustix::fs::{Access, AtFlags, CWD, accessat};
@@ -36,9 +37,19 @@ pub(super) fn of_pool(error: &r2d2::Error, path: &Path) -> Error {
     Error::new(Kind::Unavailable, message(error, Kind::Unavailable, "opening the database for reading", path))
 }
 
-/// A database whose name no longer leads to the file that is open.
-pub(super) fn displaced(path: &Path) -> Error {
+/// A database of which a name no longer leads to the file that is open.
+pub(super) fn displaced(displaced: &Displaced, path: &Path) -> Error {
     let file = path.display();
+    if !displaced.is_database {
+        let message = format!(
+            "{} was moved, removed or replaced while the server has it open: what is written now would be lost, so \
+             nothing is. What was acknowledged is in the file that is open, and goes into {file} when the server \
+             stops: stop it with SIGTERM, never by force, and start it again. Nothing but the server may touch \
+             the files beside its database",
+            displaced.file.display()
+        );
+        return Error::new(Kind::Unavailable, message);
+    }
     let message = format!(
         "{file} was moved, removed or replaced while the server has it open: what is written now would be lost, so \
          nothing is. Put the same file back; or stop the server, put another one in its place without {file}-wal \
@@ -97,11 +108,14 @@ fn message(error: &dyn Display, kind: Kind, doing: &str, path: &Path) -> String 
             "another process holds it: end that process, `fuser -v` on the file names it".to_owned()
         }
         Kind::Corrupt => format!(
-            "the file is damaged or no SQLite database: stop the server, keep a copy of the file, and restore a \
-             backup or salvage what is readable with `sqlite3 {file} .recover`"
+            "the file is damaged or no SQLite database, or the disk cannot read it (errors of the disk are in \
+             `dmesg`; then move the data to another one first): stop the server, keep a copy of the file, and restore \
+             a backup or salvage what is readable with `sqlite3 {file} .recover`"
         ),
         Kind::Unavailable => {
-            obstacle(path).unwrap_or_else(|| "see the system's log for the disk's state".to_owned())
+            obstacle(path).unwrap_or_else(|| {
+                "the disk did not do what it was told: `dmesg` has its errors; keep a copy of the data elsewhere".to_owned()
+            })
         }
         Kind::Newer | Kind::Other => "this should not happen: please report it".to_owned(),
     };

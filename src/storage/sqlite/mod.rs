@@ -4,10 +4,13 @@
 //! can take over from the other. WAL with `synchronous=FULL`: a commit returns when it is on the
 //! disk, and readers see the last commit while the next one is being written.
 
+mod contents;
 mod copy;
 mod fault;
+mod files;
 mod prepare;
 mod registry;
+mod replace;
 mod sizes;
 mod txn;
 
@@ -16,10 +19,10 @@ pub use prepare::Standing;
 use super::registry::Registry;
 use super::{Error, Kind, Reader, Result, Storage, Writer};
 use fault::Context;
+use files::Files;
 use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, OpenFlags};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -59,10 +62,10 @@ pub struct Sqlite {
     checkpoint_pages: i64,
 }
 
-/// The writer's connection and which file it has open: device and inode.
+/// The writer's connection and which files it has open.
 struct Open {
     connection: Connection,
-    file: (u64, u64),
+    files: Files,
 }
 
 impl Sqlite {
@@ -113,13 +116,24 @@ impl Sqlite {
 
     fn on_writer(&self, work: impl FnOnce(&mut txn::Txn) -> Result<()>) -> Result<()> {
         let mut writer = self.writer()?;
-        let Some(Open { connection, file }) = writer.as_ref() else {
+        let Some(Open { connection, files }) = writer.as_ref() else {
             return Err(Error::new(Kind::Other, "the writer's connection is missing"));
         };
-        if identity(&self.path).ok() != Some(*file) {
-            return Err(fault::displaced(&self.path));
+        if let Some(displaced) = files.displaced() {
+            if displaced.is_missing && !displaced.is_database {
+                // What the nameless file holds gets into the database, as far as no reader hinders that:
+                // the next stop does the rest.
+                let _ = checkpoint(connection, "PASSIVE");
+            }
+            return Err(fault::displaced(&displaced, &self.path));
         }
-        let result = in_transaction(connection, "BEGIN IMMEDIATE", &self.path, work);
+        let result = in_transaction(connection, "BEGIN IMMEDIATE", &self.path, |txn| {
+            // Once more inside, where nobody replaces the file who asks for the lock before.
+            match files.displaced() {
+                Some(displaced) => Err(fault::displaced(&displaced, &self.path)),
+                None => work(txn),
+            }
+        });
         if result.as_ref().is_err_and(needs_new_handles) {
             *writer = None;
         }
@@ -223,14 +237,12 @@ fn open_writer(path: &Path) -> Result<Open> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | common_flags())
         .context("opening the database", path)?;
     set_up_writer(&connection).context("opening the database", path)?;
-    let file = identity(path).context("opening the database", path)?;
-    Ok(Open { connection, file })
-}
-
-/// Which file has this name. SQLite goes on writing to one that was removed or replaced, where
-/// nobody would ever find again what was acknowledged.
-fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
-    path.metadata().map(|data| (data.dev(), data.ino()))
+    // The first look at the content opens the WAL, or makes it.
+    connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+        .context("opening the database", path)?;
+    let files = Files::of(path).context("opening the database", path)?;
+    Ok(Open { connection, files })
 }
 
 fn set_up_writer(connection: &Connection) -> rusqlite::Result<()> {
@@ -286,6 +298,18 @@ mod tests {
             |place| {
                 let migration = Migration { copy: true, copy_dir: None };
                 Sqlite::prepare(place.path(), &migration, |_| {}).expect("the database can be made");
+                Box::new(Sqlite::open(place.path()).expect("the database opens"))
+            },
+        );
+    }
+
+    #[test]
+    fn sqlite_conforms_in_what_goes_in_and_out() {
+        conformance::contents::run(
+            || TempDir::new().expect("a directory"),
+            |place| {
+                Sqlite::prepare(place.path(), &Migration { copy: true, copy_dir: None }, |_| {})
+                    .expect("the database can be made");
                 Box::new(Sqlite::open(place.path()).expect("the database opens"))
             },
         );

@@ -132,7 +132,7 @@ fn exists(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
         .query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)", [name], |row| row.get(0))
 }
 
-fn holds_data(connection: &Connection) -> rusqlite::Result<bool> {
+pub(super) fn holds_data(connection: &Connection) -> rusqlite::Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM clients) OR EXISTS (SELECT 1 FROM versions)";
     connection.query_row(sql, [], |row| row.get(0))
 }
@@ -173,7 +173,7 @@ fn in_transaction(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
 
 /// Sees to it that the schema itself refuses a branch; where adopted rows hold one already, that is
 /// reported, the index is a plain one, and the transaction's own check must do until they are mended.
-fn carry_invariant(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+pub(super) fn carry_invariant(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     if exists(connection, UNIQUE_INDEX)? {
         return Ok(Vec::new());
     }

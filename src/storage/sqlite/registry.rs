@@ -3,9 +3,10 @@
 use super::fault::{Context, damaged};
 use super::sizes;
 use super::txn::{Text, Txn, state_at, version_at};
+use crate::credential::Hash;
 use crate::protocol::{ClientId, Snapshot, State, VersionId};
 use crate::storage::Result;
-use crate::storage::registry::{Entry, Event, LastSync, Match, Reader, Writer};
+use crate::storage::registry::{Device, Entry, Event, LastSync, Match, Reader, Writer};
 use rusqlite::{Row, params};
 use uuid::Uuid;
 
@@ -71,6 +72,20 @@ impl Txn<'_> {
         Ok(version_at(row, 0)?.map(|first| (first, parent)))
     }
 
+    fn devices_of(&self, client: ClientId) -> rusqlite::Result<Vec<Device>> {
+        // A sync of an earlier device of that name is not this one's.
+        let mut statement = self.statement(
+            "SELECT d.name, d.created,
+                    (SELECT max(s.last_sync) FROM sync_server_syncs s
+                     WHERE s.client_id = ?1 AND s.device = d.name AND s.last_sync >= d.created)
+             FROM sync_server_devices d WHERE d.client_id = ?1 ORDER BY d.name",
+        )?;
+        let rows = statement.query_map([Text::of(client.uuid())], |row| {
+            Ok(Device { name: row.get(0)?, created: row.get(1)?, last_sync: row.get(2)? })
+        })?;
+        rows.collect()
+    }
+
     fn noted_syncs(&self, client: ClientId) -> rusqlite::Result<Vec<LastSync>> {
         let mut statement = self.statement(
             "SELECT device, program, last_sync FROM sync_server_syncs
@@ -112,6 +127,27 @@ impl Txn<'_> {
         self.statement(&sql)?.execute(params![Text::of(client.uuid()), value]).map(|_| ())
     }
 
+    fn insert_device(&self, client: ClientId, name: &str, hash: &Hash, now: i64) -> rusqlite::Result<()> {
+        let mut statement = self.statement(
+            "INSERT INTO sync_server_devices (client_id, name, token_hash, created) VALUES (?1, ?2, ?3, ?4)",
+        )?;
+        statement.execute(params![Text::of(client.uuid()), name, hash.bytes(), now])?;
+        self.count_devices(client)
+    }
+
+    fn delete_device(&self, client: ClientId, name: &str) -> rusqlite::Result<()> {
+        let sql = "DELETE FROM sync_server_devices WHERE client_id = ?1 AND name = ?2";
+        self.statement(sql)?.execute(params![Text::of(client.uuid()), name])?;
+        self.count_devices(client)
+    }
+
+    /// Keeps the number where every request finds it without a statement of its own.
+    fn count_devices(&self, client: ClientId) -> rusqlite::Result<()> {
+        let sql = "SELECT count(*) FROM sync_server_devices WHERE client_id = ?1";
+        let count: i64 = self.statement(sql)?.query_row([Text::of(client.uuid())], |row| row.get(0))?;
+        self.change(client, "devices", count)
+    }
+
     /// Removes everything that the operator decided and the server noted about a client.
     fn forget(&self, client: ClientId) -> rusqlite::Result<()> {
         for table in ["sync_server_clients", "sync_server_devices", "sync_server_syncs"] {
@@ -146,7 +182,7 @@ impl Txn<'_> {
         self.connection.execute(sql, parameters).map(|_| ())
     }
 
-    fn insert_event(&self, event: &Event) -> rusqlite::Result<()> {
+    pub(super) fn insert_event(&self, event: &Event) -> rusqlite::Result<()> {
         let client = event.client.map_or(Uuid::nil(), ClientId::uuid);
         let mut statement = self.statement(
             "INSERT INTO sync_server_audit (client_id, event_id, at, local_user, action, detail)
@@ -168,6 +204,10 @@ impl Reader for Txn<'_> {
 
     fn search(&mut self, text: &str, limit: usize) -> Result<Vec<Match>> {
         self.matches(text, limit).context("looking for a client", self.path)
+    }
+
+    fn devices(&mut self, client: ClientId) -> Result<Vec<Device>> {
+        self.devices_of(client).context("listing a client's devices", self.path)
     }
 
     fn first_version(&mut self, client: ClientId) -> Result<Option<(VersionId, VersionId)>> {
@@ -195,6 +235,14 @@ impl Writer for Txn<'_> {
     fn set_state(&mut self, client: ClientId, state: State) -> Result<()> {
         let suspended = state == State::Suspended;
         self.change(client, "suspended", suspended).context("changing a client's state", self.path)
+    }
+
+    fn add_device(&mut self, client: ClientId, name: &str, hash: &Hash, now: i64) -> Result<()> {
+        self.insert_device(client, name, hash, now).context("adding a device", self.path)
+    }
+
+    fn remove_device(&mut self, client: ClientId, name: &str) -> Result<()> {
+        self.delete_device(client, name).context("removing a device", self.path)
     }
 
     fn remove(&mut self, client: ClientId) -> Result<()> {
@@ -233,7 +281,7 @@ fn entry_of(row: &Row) -> rusqlite::Result<Entry> {
     })
 }
 
-fn event_of(row: &Row) -> rusqlite::Result<Event> {
+pub(super) fn event_of(row: &Row) -> rusqlite::Result<Event> {
     let client = client_at(row, 2)?;
     Ok(Event {
         id: client_at(row, 0)?.uuid(),

@@ -1,24 +1,27 @@
 //! The facts and changes of one transaction, as statements that are prepared once for each connection.
 
 use super::fault::{Context, damaged};
+use crate::credential::Hash;
 use crate::protocol::{Client, ClientId, Snapshot, State, VersionId};
 use crate::storage::{Body, Held, Lookup, Noted, Reader, Result, Writer};
+use rusqlite::Error::FromSqlConversionFailure;
+use rusqlite::types::Type;
 use rusqlite::{CachedStatement, Connection, MAIN_DB, OptionalExtension, Row, params};
 use std::path::Path;
 use uuid::Uuid;
 
 /// Larger bodies are read by incremental I/O: as a value, SQLite would copy them once more.
-const INLINE_READ: usize = 256 * 1024;
+pub(super) const INLINE_READ: usize = 256 * 1024;
 
 /// Larger bodies are written by incremental I/O, which is slower but does without the two more
 /// copies that SQLite holds of a bound value.
-const INLINE_WRITE: usize = 16 * 1024 * 1024;
+pub(super) const INLINE_WRITE: usize = 16 * 1024 * 1024;
 
 /// Where the held snapshot is larger than this many bytes, the client's row is changed in place:
 /// an UPDATE would read and write the whole snapshot beside it.
 const IN_PLACE: i64 = 16 * 1024;
 
-/// Last syncs of each client that are kept.
+/// Last syncs of each client's device that are kept.
 const SYNCS_KEPT: i64 = 20;
 
 /// Bytes that one step of incremental I/O moves.
@@ -50,7 +53,8 @@ impl<'c> Txn<'c> {
     fn find_client(&mut self, client: ClientId) -> rusqlite::Result<Option<Client>> {
         let mut statement = self.statement(
             "SELECT c.rowid, c.latest_version_id, c.snapshot_version_id, c.snapshot_timestamp,
-                    c.versions_since_snapshot + coalesce(n.versions, 0), length(c.snapshot), r.suspended
+                    c.versions_since_snapshot + coalesce(n.versions, 0), length(c.snapshot), r.suspended,
+                    r.devices
              FROM clients c
                   LEFT JOIN sync_server_counts n
                   ON n.client_id = ?1 AND n.snapshot_version_id = c.snapshot_version_id
@@ -76,7 +80,8 @@ impl<'c> Txn<'c> {
         // One child for each parent is the rule; where adopted rows break it, the first is served.
         let mut statement = self.statement(
             "SELECT c.latest_version_id, v.version_id, length(v.history_segment), v.rowid,
-                    CASE WHEN length(v.history_segment) <= ?3 THEN v.history_segment END, r.suspended
+                    CASE WHEN length(v.history_segment) <= ?3 THEN v.history_segment END, r.suspended,
+                    r.devices
              FROM clients c
                   LEFT JOIN versions v ON v.client_id = ?1 AND v.parent_version_id = ?2
                   LEFT JOIN sync_server_clients r ON r.client_id = ?1
@@ -92,13 +97,13 @@ impl<'c> Txn<'c> {
             None => None,
         };
         let latest = version_at(row, 0)?.unwrap_or(VersionId::NIL);
-        Ok(Some(Lookup { latest, state: state_at(row, 5)?, child }))
+        Ok(Some(Lookup { latest, state: state_at(row, 5)?, has_devices: has_devices_at(row, 6)?, child }))
     }
 
     fn find_snapshot(&self, client: ClientId, room: usize) -> rusqlite::Result<Option<Held>> {
         let mut statement = self.statement(
             "SELECT c.snapshot_version_id, length(c.snapshot), c.rowid,
-                    CASE WHEN length(c.snapshot) <= ?2 THEN c.snapshot END, r.suspended
+                    CASE WHEN length(c.snapshot) <= ?2 THEN c.snapshot END, r.suspended, r.devices
              FROM clients c LEFT JOIN sync_server_clients r ON r.client_id = ?1
              WHERE c.client_id = ?1",
         )?;
@@ -109,11 +114,21 @@ impl<'c> Txn<'c> {
             (Some(version), Some(_)) => Some((version, self.body(row, 1, "clients", "snapshot", room)?)),
             _ => None,
         };
-        Ok(Some(Held { state: state_at(row, 4)?, snapshot }))
+        Ok(Some(Held { state: state_at(row, 4)?, has_devices: has_devices_at(row, 5)?, snapshot }))
+    }
+
+    fn find_device(&self, client: ClientId, name: &str) -> rusqlite::Result<Option<Hash>> {
+        let mut statement =
+            self.statement("SELECT token_hash FROM sync_server_devices WHERE client_id = ?1 AND name = ?2")?;
+        let mut rows = statement.query(params![Text::of(client.uuid()), name])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        let hash = Hash::from_bytes(row.get_ref(0)?.as_blob()?);
+        let wrong = || FromSqlConversionFailure(0, Type::Blob, "a hash of another length".into());
+        hash.map(Some).ok_or_else(wrong)
     }
 
     /// The body of a row whose columns from `first` on are its length, rowid, and bytes where few.
-    fn body(
+    pub(super) fn body(
         &self,
         row: &Row,
         first: usize,
@@ -238,18 +253,26 @@ impl<'c> Txn<'c> {
     fn insert_sync(&self, noted: &Noted) -> rusqlite::Result<()> {
         let mut statement = self.statement(
             "INSERT INTO sync_server_syncs (client_id, device, program, last_sync)
-             SELECT client_id, '', ?2, ?3 FROM clients WHERE client_id = ?1
+             SELECT c.client_id, coalesce(d.name, ''), ?3, ?4
+             FROM clients c LEFT JOIN sync_server_devices d ON d.client_id = ?1 AND d.name = ?2
+             WHERE c.client_id = ?1
              ON CONFLICT (client_id, device, program) DO UPDATE SET
                  last_sync = max(last_sync, excluded.last_sync)",
         )?;
         let client = Text::of(noted.client.uuid());
-        statement.execute(params![client, noted.program, noted.at])?;
+        statement.execute(params![client, noted.device, noted.program, noted.at])?;
+        let mut devices = noted.device.as_deref().into_iter().chain([""]);
+        devices.try_for_each(|device| self.forget_syncs(&client, device))
+    }
+
+    /// Whatever programs call themselves, they do not fill the table.
+    fn forget_syncs(&self, client: &Text, device: &str) -> rusqlite::Result<()> {
         let mut statement = self.statement(
-            "DELETE FROM sync_server_syncs WHERE client_id = ?1 AND last_sync < (
-                 SELECT last_sync FROM sync_server_syncs WHERE client_id = ?1
-                 ORDER BY last_sync DESC LIMIT 1 OFFSET ?2)",
+            "DELETE FROM sync_server_syncs WHERE client_id = ?1 AND device = ?2 AND last_sync < (
+                 SELECT last_sync FROM sync_server_syncs WHERE client_id = ?1 AND device = ?2
+                 ORDER BY last_sync DESC LIMIT 1 OFFSET ?3)",
         )?;
-        statement.execute(params![client, SYNCS_KEPT - 1]).map(|_| ())
+        statement.execute(params![client, device, SYNCS_KEPT - 1]).map(|_| ())
     }
 
     /// Lets a large body be written to the WAL once, at the commit, instead of as zeros first and again
@@ -258,7 +281,7 @@ impl<'c> Txn<'c> {
         self.connection.pragma_update(None, "cache_spill", false)
     }
 
-    fn fill(&self, table: &str, column: &str, rowid: i64, bytes: &[u8]) -> rusqlite::Result<()> {
+    pub(super) fn fill(&self, table: &str, column: &str, rowid: i64, bytes: &[u8]) -> rusqlite::Result<()> {
         let mut blob = self.connection.blob_open(MAIN_DB, table, column, rowid, false)?;
         for (step, bytes) in bytes.chunks(STEP).enumerate() {
             blob.write_at(bytes, step * STEP)?;
@@ -286,6 +309,10 @@ impl Reader for Txn<'_> {
             Ok(parent.flatten())
         };
         find().context("reading a version", self.path)
+    }
+
+    fn device(&mut self, client: ClientId, name: &str) -> Result<Option<Hash>> {
+        self.find_device(client, name).context("reading a device", self.path)
     }
 
     fn snapshot(&mut self, client: ClientId, room: usize) -> Result<Option<Held>> {
@@ -351,7 +378,12 @@ fn client_of(row: &Row) -> rusqlite::Result<Client> {
         _ => None,
     };
     // A row that an operator inserted by hand may name no version at all.
-    Ok(Client { latest: version_at(row, 1)?.unwrap_or(VersionId::NIL), snapshot, state: state_at(row, 6)? })
+    Ok(Client {
+        latest: version_at(row, 1)?.unwrap_or(VersionId::NIL),
+        snapshot,
+        state: state_at(row, 6)?,
+        has_devices: has_devices_at(row, 7)?,
+    })
 }
 
 /// A client of which the operator never said anything is active.
@@ -360,11 +392,15 @@ pub(super) fn state_at(row: &Row, column: usize) -> rusqlite::Result<State> {
     Ok(if suspended { State::Suspended } else { State::Active })
 }
 
+fn has_devices_at(row: &Row, column: usize) -> rusqlite::Result<bool> {
+    Ok(row.get::<_, Option<i64>>(column)?.unwrap_or(0) > 0)
+}
+
 pub(super) fn version_at(row: &Row, column: usize) -> rusqlite::Result<Option<VersionId>> {
     let Some(text) = row.get_ref(column)?.as_str_or_null()? else { return Ok(None) };
     VersionId::parse(text).map(Some).ok_or_else(|| damaged(column, text))
 }
 
-fn zeros(bytes: &[u8]) -> rusqlite::blob::ZeroBlob {
+pub(super) fn zeros(bytes: &[u8]) -> rusqlite::blob::ZeroBlob {
     rusqlite::blob::ZeroBlob(i32::try_from(bytes.len()).unwrap_or(i32::MAX))
 }

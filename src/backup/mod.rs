@@ -1,0 +1,128 @@
+//! Backups as files: written beside their place, verified, and only then given their name.
+//!
+//! Knows files and when a backup is due; neither which database it is of nor who wants it.
+
+pub mod directory;
+mod problem;
+pub mod schedule;
+mod target;
+
+pub use problem::{Problem, Reason};
+
+use crate::archive::{Flaw, Head, Reader, Summary, Writer};
+use crate::storage::contents::{Contents, Visit};
+use crate::storage::{self, schema};
+use rustix::fs::{Advice, fadvise};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use target::Part;
+
+/// How far a backup is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// So many bytes more of what [`Contents::extent`] tells were written.
+    Written(u64),
+    /// So many bytes more of the file were read again.
+    Verified(u64),
+}
+
+/// Hears how far a backup is, and says whether to go on.
+pub type Watch<'w> = dyn FnMut(Step) -> bool + 'w;
+
+/// Where a backup that is made now comes from.
+pub fn head(contents: &dyn Contents, now: i64) -> Head {
+    Head {
+        created: now,
+        schema: schema::CURRENT,
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        database: contents.kind().to_owned(),
+    }
+}
+
+/// Writes a backup to a file that has it whole and verified, or is what it was before.
+///
+/// A file that is there already is kept, unless `replace`.
+pub fn to_file(
+    contents: &dyn Contents,
+    head: &Head,
+    target: &Path,
+    replace: bool,
+    watch: &mut Watch<'_>,
+) -> Result<Summary, Problem> {
+    let part = Part::begin(target, replace)?;
+    let written = fill(contents, head, &part, watch);
+    // Whatever went wrong, nothing of it stays.
+    let summary = written.inspect_err(|_| part.remove())?;
+    part.settle(replace)?;
+    Ok(summary)
+}
+
+fn fill(
+    contents: &dyn Contents,
+    head: &Head,
+    part: &Part,
+    watch: &mut Watch<'_>,
+) -> Result<Summary, Problem> {
+    let (file, summary) =
+        to_stream(contents, head, part.file(), watch).map_err(|problem| part.explain(problem))?;
+    file.sync_all().map_err(|error| part.failed(&error))?;
+    // What the kernel remembers of it says nothing about what the disk has.
+    let _ = fadvise(file, 0, None, Advice::DontNeed);
+    let again = File::open(part.path()).map_err(|error| part.failed(&error))?;
+    let (_, found) = verify(again, watch).map_err(|problem| part.unverified(problem))?;
+    if found == summary { Ok(summary) } else { Err(part.changed()) }
+}
+
+/// Writes a backup to wherever it can be written. Nobody has read it again.
+pub fn to_stream<W: Write>(
+    contents: &dyn Contents,
+    head: &Head,
+    out: W,
+    watch: &mut Watch<'_>,
+) -> Result<(W, Summary), Problem> {
+    let mut writer = Writer::new(out, head).map_err(|error| Problem::of_write(&error))?;
+    let mut problem = None;
+    let exported = contents.export(&mut |record| {
+        let stopped = match writer.put(&record) {
+            Ok(()) if watch(Step::Written(record.extent())) => return Ok(()),
+            Ok(()) => Problem::stopped(),
+            Err(error) => Problem::of_write(&error),
+        };
+        problem = Some(stopped);
+        Err(storage::Error::new(storage::Kind::Other, "the backup was given up"))
+    });
+    if let Some(problem) = problem {
+        return Err(problem);
+    }
+    exported.map_err(Problem::of_storage)?;
+    writer.finish().map_err(|error| Problem::of_write(&error))
+}
+
+/// Reads a whole backup and says what it holds.
+pub fn verify(input: impl Read, watch: &mut Watch<'_>) -> Result<(Head, Summary), Problem> {
+    read(input, watch, &mut |_| Ok(()))
+}
+
+/// Reads a whole backup and shows each record. Only when this returns are they known to be all.
+pub fn read(
+    input: impl Read,
+    watch: &mut Watch<'_>,
+    visit: &mut Visit<'_>,
+) -> Result<(Head, Summary), Problem> {
+    let mut reader = Reader::new(input).map_err(Problem::of_flaw)?;
+    let head = reader.head().clone();
+    if head.schema > schema::CURRENT {
+        return Err(Problem::newer_schema(&head));
+    }
+    let mut at = 0;
+    while let Some(record) = reader.next_record().map_err(Problem::of_flaw)? {
+        visit(record).map_err(Problem::of_storage)?;
+        let read = reader.position() - std::mem::replace(&mut at, reader.position());
+        if !watch(Step::Verified(read)) {
+            return Err(Problem::stopped());
+        }
+    }
+    let summary = reader.summary().cloned().ok_or_else(|| Problem::of_flaw(Flaw::Truncated { at }))?;
+    Ok((head, summary))
+}

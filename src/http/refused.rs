@@ -1,0 +1,102 @@
+//! What is said of those who are refused, and how long they wait to hear it.
+
+use super::attempts::{Attempts, Source, Turn};
+use super::{Answered, App, Peer, wire};
+use crate::http::wire::Problem;
+use crate::protocol::{ClientId, Refusal};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Where wrong credentials wait for their answers.
+pub struct Waiting {
+    attempts: Mutex<Attempts>,
+    /// Whether nobody shall wait any more, as the server is stopping.
+    hurry: watch::Sender<bool>,
+}
+
+impl Default for Waiting {
+    fn default() -> Waiting {
+        Waiting { attempts: Mutex::default(), hurry: watch::Sender::new(false) }
+    }
+}
+
+impl Waiting {
+    /// Lets everyone go who waits, and lets nobody wait any more.
+    pub fn end(&self) {
+        self.hurry.send_replace(true);
+    }
+
+    async fn wait(&self, source: Option<Source>, pause: Duration) {
+        let _place = Place { waiting: self, source };
+        let mut hurry = self.hurry.subscribe();
+        let _ = tokio::time::timeout(pause, hurry.wait_for(|hurry| *hurry)).await;
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An attempt that waits; one whose connection is lost meanwhile waits no longer.
+struct Place<'a> {
+    waiting: &'a Waiting,
+    source: Option<Source>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.waiting.attempts().leave(self.source);
+    }
+}
+
+impl App {
+    /// Takes its time with the answer to a request that had no valid credential. `brought` says whether
+    /// it had one at all.
+    pub(super) async fn slow_down(&self, answered: Answered, brought: bool, peer: Peer) -> Answered {
+        let source = Source::of(peer);
+        let (turn, is_news) = self.waiting.attempts().wrong(source, Instant::now());
+        if is_news && let Some(client) = answered.client {
+            self.warn_of_credential(client, brought, peer);
+        }
+        // Nobody holds memory while waiting.
+        let answered = Answered { reservation: None, ..answered };
+        match turn {
+            Turn::Now => answered,
+            Turn::After(pause) => {
+                self.waiting.wait(source, pause).await;
+                answered
+            }
+            Turn::Never => Answered { answer: wire::problem(&Problem::TooManyAttempts), ..answered },
+        }
+    }
+
+    fn warn_of_credential(&self, client: ClientId, brought: bool, peer: Peer) {
+        let why = if !self.is_listed(client) {
+            "it is not in the list of allowed clients, the option client_id"
+        } else if brought {
+            "its device's name or token is wrong, or the device was removed"
+        } else {
+            "it brought no name and token of a device; `sync-server admin add-device` makes them"
+        };
+        log::warn!(
+            "client {client:?} was refused at {peer}: {why}; said at most once a minute for each address"
+        );
+    }
+}
+
+/// Tells the operator who is refused and what lets them in. Missing credentials are told of elsewhere.
+pub fn warn(client: ClientId, refusal: Refusal) {
+    let why = match refusal {
+        Refusal::NotAllowed => {
+            "it is not in the list of allowed clients; add its ID to the option client_id to let it in"
+        }
+        Refusal::UnknownClient => {
+            "this server does not know it and creates no clients; make it with `sync-server admin \
+             add-client --id`, or set the option create_clients to true to let it in"
+        }
+        Refusal::Suspended => "it is suspended; `sync-server admin resume-client` lets it in again",
+        Refusal::NoCredential => return,
+    };
+    log::warn!("client {client:?} was refused: {why}");
+}

@@ -1,0 +1,18 @@
+//! The protocol's "HTTP Representation": what a request's head asks for, and what an outcome looks
+//! like on the wire.
+//!
+//! Every path, header name, media type and status is here and nowhere else. Pure: knows no socket,
+//! no body and no clock.
+
+mod answers;
+mod requests;
+
+pub use self::answers::{
+    Answer, HEAD_TIMED_OUT, NOT_SECURE, banner, failure, health, outcome, problem, wants_credential,
+};
+pub use self::requests::{Ask, Coding, Fetch, Problem, Upload, ask, credential};
+
+/// The media type of a history segment. Clients compare it whole, so it never gets parameters.
+pub const SEGMENT: &str = "application/vnd.taskchampion.history-segment";
+/// The media type of a snapshot.
+pub const SNAPSHOT: &str = "application/vnd.taskchampion.snapshot";
