@@ -7,7 +7,7 @@ use crate::credential::{self, Credential};
 use crate::protocol::{
     self, Client, ClientId, Outcome, Read, Refusal, SNAPSHOT_REACH, SnapshotPolicy, State, VersionId, Write,
 };
-use crate::storage::{Body, Held, Lookup, Reader, Result, Writer};
+use crate::storage::{Body, Held, Lookup, Reader, Result, Storage, Writer};
 
 /// What the operator decided about clients and snapshots.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +90,26 @@ pub fn write(
             add_snapshot(writer, client, held, *version, snapshot, now)
         }
     }
+}
+
+/// Answers what takes no decision in one step, where the storage can: the next version of a client that
+/// may use the server. `None` where nothing was done, and [`write`] has to find out why.
+pub fn write_at_once(
+    storage: &dyn Storage,
+    policy: &Policy,
+    request: &Write,
+    new: VersionId,
+    now: i64,
+) -> Result<Option<Outcome>> {
+    let Write::AddVersion { client, parent, segment } = request else { return Ok(None) };
+    if policy.require_device {
+        return Ok(None);
+    }
+    let held = storage.append_at_once(*client, new, *parent, segment)?;
+    Ok(held.map(|held| Outcome::Added {
+        version: new,
+        urgency: protocol::urgency(policy.snapshot, held.snapshot, now),
+    }))
 }
 
 /// What decides whether a client that exists may use the server.

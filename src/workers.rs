@@ -13,7 +13,7 @@ use self::syncs::Syncs;
 use crate::credential::Credential;
 use crate::protocol::{ClientId, Outcome, Read, Request, VersionId, Write};
 use crate::service::{self, Policy};
-use crate::storage::{Error, Kind, Result, Storage};
+use crate::storage::{Error, Kind, Manner, Result, Storage};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,9 +29,6 @@ const QUEUE: usize = 4096;
 
 /// Bodies of up to this many bytes are read where they are asked for.
 const HERE: usize = 16 * 1024;
-
-/// Threads that answer reads of larger bodies, and all reads while the disk is slow.
-const READERS: usize = 2;
 
 /// A read that takes longer has waited for the disk, or for its turn on a busy processor.
 const SLOW_READ: Duration = Duration::from_millis(1);
@@ -49,9 +46,6 @@ const SLOW_SPELL: Duration = Duration::from_millis(500);
 /// transaction, and on the reading side the thread that they wait for.
 const LARGE: usize = 512 * 1024;
 
-/// Jobs that one transaction may answer. Beyond this a group's own work outweighs its saved sync.
-const GROUP: usize = 128;
-
 /// The front desk: hands requests to the threads. Cheap to clone; the threads end when the last
 /// clone is gone.
 #[derive(Clone)]
@@ -59,6 +53,7 @@ pub struct Workers {
     reads: Sender<Job<Read>>,
     large_reads: Sender<Job<Read>>,
     writes: Sender<Job<Write>>,
+    probes: Sender<Job<Read>>,
     syncs: Arc<Syncs>,
     here: Arc<Here>,
 }
@@ -67,6 +62,7 @@ pub struct Workers {
 struct Here {
     storage: Arc<dyn Storage>,
     policy: Policy,
+    manner: Manner,
     start: Instant,
     /// Until when the disk counts as slow, in microseconds since the start.
     slow_until: AtomicU64,
@@ -94,6 +90,7 @@ struct Job<T> {
     request: Option<T>,
     /// The credential that the request brings.
     brought: Option<Credential>,
+    since: Instant,
     reply: oneshot::Sender<Result<Outcome>>,
 }
 
@@ -103,22 +100,31 @@ impl Workers {
         let (reads, read_jobs) = bounded(QUEUE);
         let (large_reads, large_jobs) = bounded(QUEUE);
         let (writes, write_jobs) = bounded(QUEUE);
+        let (probes, probe_jobs) = bounded(QUEUE);
+        let manner = storage.manner();
         let here = Here {
             storage: storage.clone(),
             policy,
+            manner,
             start: Instant::now(),
             slow_until: AtomicU64::new(0),
             slowness: AtomicU32::new(0),
         };
         let mut threads = Vec::new();
-        for n in 0..READERS {
+        for n in 0..manner.readers {
             threads.push(reader(format!("reader-{n}"), storage.clone(), policy, read_jobs.clone())?);
         }
         threads.push(reader("reader-large".to_owned(), storage.clone(), policy, large_jobs)?);
         let syncs = Arc::new(Syncs::default());
-        let noted = syncs.clone();
-        threads.push(spawn("writer".to_owned(), move || write_all(&*storage, &policy, &write_jobs, &noted))?);
-        Ok((Workers { reads, large_reads, writes, syncs, here: Arc::new(here) }, Threads(threads)))
+        if manner.is_remote {
+            threads.push(reader("prober".to_owned(), storage.clone(), policy, probe_jobs)?);
+        }
+        for n in 0..manner.writers {
+            let name = if manner.writers == 1 { "writer".to_owned() } else { format!("writer-{n}") };
+            let (storage, jobs, noted) = (storage.clone(), write_jobs.clone(), syncs.clone());
+            threads.push(spawn(name, move || write_all(&*storage, &policy, &jobs, &noted))?);
+        }
+        Ok((Workers { reads, large_reads, writes, probes, syncs, here: Arc::new(here) }, Threads(threads)))
     }
 
     /// Answers one request. A write is durable when its outcome arrives.
@@ -131,7 +137,7 @@ impl Workers {
     ) -> std::result::Result<Outcome, Failure> {
         match request {
             Request::Read(read) if room(&read) >= LARGE => send(&self.large_reads, Some(read), brought).await,
-            Request::Read(read) if self.here.is_slow() => send(&self.reads, Some(read), brought).await,
+            Request::Read(read) if self.here.manner.is_remote || self.here.is_slow() => send(&self.reads, Some(read), brought).await,
             Request::Read(read) => {
                 match self.here.answer(&with_room(read.clone(), HERE), brought.as_ref()) {
                     // The copying is better done beside the sending of others.
@@ -155,7 +161,12 @@ impl Workers {
     pub async fn probe(&self) -> std::result::Result<(), Failure> {
         let client = Uuid::nil().into();
         let parent = VersionId::NIL;
-        let read = send(&self.reads, Some(Read::GetChildVersion { client, parent, room: 0 }), None);
+        let read = Some(Read::GetChildVersion { client, parent, room: 0 });
+        if self.here.manner.is_remote {
+            // A thread of its own, so that it says what the database does and not how many wait for it.
+            return send(&self.probes, read, None).await.map(|_| ());
+        }
+        let read = send(&self.reads, read, None);
         let (read, written) = tokio::join!(read, send(&self.writes, None, None));
         read.and(written).map(|_| ())
     }
@@ -221,7 +232,7 @@ async fn send<T>(
     brought: Option<Credential>,
 ) -> std::result::Result<Outcome, Failure> {
     let (reply, answer) = oneshot::channel();
-    match queue.try_send(Job { request, brought, reply }) {
+    match queue.try_send(Job { request, brought, since: Instant::now(), reply }) {
         Ok(()) => {}
         Err(TrySendError::Full(_)) => return Err(Failure::Busy),
         Err(TrySendError::Disconnected(_)) => return Err(Failure::Stopped),
@@ -240,9 +251,11 @@ fn reader(
     jobs: Receiver<Job<Read>>,
 ) -> std::io::Result<JoinHandle<()>> {
     spawn(name, move || {
+        let patience = storage.manner().patience;
         for job in &jobs {
+            let Some(job) = in_time(job, patience) else { continue };
             answer(vec![job], |batch| {
-                storage.reading(|reader| {
+                storage.glancing(|reader| {
                     each(batch, |read, brought| service::read(reader, &policy, read, brought))
                 })
             });
@@ -251,11 +264,17 @@ fn reader(
 }
 
 fn write_all(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<Job<Write>>, syncs: &Syncs) {
+    let manner = storage.manner();
     let mut held_back = None;
     while let Some(first) = held_back.take().or_else(|| jobs.recv().ok()) {
-        let group = gather(first, jobs, &mut held_back);
+        let Some(first) = in_time(first, manner.patience).and_then(|job| at_once(storage, policy, job)) else {
+            note_apart(storage, syncs);
+            continue;
+        };
+        let group = gather(first, jobs, &mut held_back, manner.group);
         // Only the first attempt takes them along: they must not fail the jobs.
-        let noted = Cell::new(syncs.take_due(unix_seconds()));
+        let along = if manner.is_remote { Vec::new() } else { syncs.take_due(unix_seconds()) };
+        let noted = Cell::new(along);
         answer(group, |batch| {
             let taken = noted.take();
             let outcomes = storage.writing(|writer| {
@@ -270,6 +289,7 @@ fn write_all(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<Job<Write>>
             }
             outcomes
         });
+        note_apart(storage, syncs);
         if let Err(error) = storage.rest() {
             log::warn!("between transactions: {error}");
         }
@@ -283,15 +303,57 @@ fn write_all(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<Job<Write>>
     }
 }
 
+/// Where several write at once, who synced last has a transaction of its own: in those of requests,
+/// clients would wait for each other.
+fn note_apart(storage: &dyn Storage, syncs: &Syncs) {
+    if !storage.manner().is_remote {
+        return;
+    }
+    let noted = syncs.take_due(unix_seconds());
+    if noted.is_empty() {
+        return;
+    }
+    if let Err(error) = storage.writing(|writer| writer.note_syncs(&noted)) {
+        log::debug!("who synced last is noted later: {error}");
+        syncs.give_back(noted);
+    }
+}
+
+/// The job, unless it has waited for so long that its answer must not wait for the database as well.
+fn in_time<T>(job: Job<T>, patience: Duration) -> Option<Job<T>> {
+    if job.since.elapsed() <= patience {
+        return Some(job);
+    }
+    let message = format!("the request waited {patience:?} for its turn, for the database is too slow");
+    // Nobody waits any more where the connection is gone.
+    let _ = job.reply.send(Err(Error::new(Kind::Busy, message)));
+    None
+}
+
+/// Answers a job that takes one step and no decision; gives it back where it takes more.
+fn at_once(storage: &dyn Storage, policy: &Policy, job: Job<Write>) -> Option<Job<Write>> {
+    let Some(write) = &job.request else { return Some(job) };
+    let run = || service::write_at_once(storage, policy, write, Uuid::now_v7().into(), unix_seconds());
+    let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(panicked()));
+    match outcome.transpose() {
+        None => Some(job),
+        Some(outcome) => {
+            let _ = job.reply.send(outcome);
+            None
+        }
+    }
+}
+
 /// The first job and what is already queued behind it. A large job is held back for a group of its own.
 fn gather(
     first: Job<Write>,
     jobs: &Receiver<Job<Write>>,
     held_back: &mut Option<Job<Write>>,
+    most: usize,
 ) -> Vec<Job<Write>> {
     let alone = is_large(&first);
     let mut group = vec![first];
-    while !alone && group.len() < GROUP {
+    while !alone && group.len() < most {
         match jobs.try_recv() {
             Ok(job) if is_large(&job) => {
                 *held_back = Some(job);
@@ -359,7 +421,7 @@ mod tests {
         let (jobs, mut replies): (Vec<_>, Vec<_>) = (0..3)
             .map(|_| {
                 let (reply, answer) = oneshot::channel();
-                (Job { request: Some(()), brought: None, reply }, answer)
+                (Job { request: Some(()), brought: None, since: Instant::now(), reply }, answer)
             })
             .unzip();
         let attempts = Cell::new(0);

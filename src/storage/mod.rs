@@ -10,6 +10,7 @@ pub mod contents;
 pub mod location;
 pub mod lock;
 pub mod owner;
+pub mod postgres;
 pub mod registry;
 pub mod schema;
 pub mod sqlite;
@@ -17,6 +18,7 @@ pub mod sqlite;
 use crate::credential::Hash;
 use crate::protocol::{Client, ClientId, State, VersionId};
 use std::fmt;
+use std::time::Duration;
 
 /// The result of everything that touches a database.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -29,13 +31,50 @@ pub trait Storage: Send + Sync {
     /// Runs `work` on one consistent state of the database, without hindering writers.
     fn read(&self, work: &mut dyn FnMut(&mut dyn Reader) -> Result<()>) -> Result<()>;
 
+    /// The same for work that asks for one fact, or for facts each of which may be of a state of its own.
+    fn glance(&self, work: &mut dyn FnMut(&mut dyn Reader) -> Result<()>) -> Result<()> {
+        self.read(work)
+    }
+
     /// Runs `work` in a transaction that is committed, durably, if `work` returns `Ok`; after
     /// `Err` or a panic nothing of it remains.
     fn transact(&self, work: &mut dyn FnMut(&mut dyn Writer) -> Result<()>) -> Result<()>;
 
+    /// Appends a version durably, in one step, where that takes no decision: the client exists, may use
+    /// the server and needs no credential, and `parent` is its latest version. Returns the client as it
+    /// was before; `None` where nothing was done and a transaction has to find out why.
+    fn append_at_once(
+        &self,
+        _client: ClientId,
+        _id: VersionId,
+        _parent: VersionId,
+        _segment: &[u8],
+    ) -> Result<Option<Client>> {
+        Ok(None)
+    }
+
+    /// How it wants to be asked.
+    fn manner(&self) -> Manner;
+
     /// Does what the database wants done between transactions, such as a checkpoint. Called by the
     /// writer when nobody waits for the transaction before.
     fn rest(&self) -> Result<()>;
+}
+
+/// How a storage wants to be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manner {
+    /// Whether every answer is waited for, as that of a program elsewhere: no thread that has other
+    /// things to do may ask.
+    pub is_remote: bool,
+    /// Threads that may read at once.
+    pub readers: usize,
+    /// Threads that may write at once.
+    pub writers: usize,
+    /// Requests that one transaction may answer.
+    pub group: usize,
+    /// How long a request may wait for its turn.
+    pub patience: Duration,
 }
 
 /// The facts that a transaction may ask for. One round trip to the database each.
@@ -177,6 +216,16 @@ impl dyn Storage + '_ {
     pub fn reading<T>(&self, mut work: impl FnMut(&mut dyn Reader) -> Result<T>) -> Result<T> {
         let mut result = None;
         self.read(&mut |reader| {
+            result = Some(work(reader)?);
+            Ok(())
+        })?;
+        result.ok_or_else(not_run)
+    }
+
+    /// [`Storage::glance`] with a result of the closure's own.
+    pub fn glancing<T>(&self, mut work: impl FnMut(&mut dyn Reader) -> Result<T>) -> Result<T> {
+        let mut result = None;
+        self.glance(&mut |reader| {
             result = Some(work(reader)?);
             Ok(())
         })?;

@@ -15,7 +15,7 @@ mod sizes;
 mod txn;
 
 use super::registry::Registry;
-use super::{Error, Kind, Reader, Result, Storage, Writer};
+use super::{Error, Kind, Manner, Reader, Result, Storage, Writer};
 use fault::Context;
 use files::Files;
 use r2d2::ManageConnection;
@@ -30,6 +30,15 @@ pub use crate::config::place::DATABASE as FILE_NAME;
 
 /// How long to wait for another process, an operator's command say, that is writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Threads that read what the page cache does not have, or what is large.
+const READERS: usize = 2;
+
+/// Requests that one transaction may answer. Beyond this a group's own work outweighs its saved sync.
+const GROUP: usize = 128;
+
+/// As long as a writer that is slow may take for those before.
+const PATIENCE: Duration = Duration::MAX;
 
 /// Readers that may be open beside one for each processor, on whose threads small bodies are read:
 /// for the threads that read large ones, or any while the disk is slow, and one to spare.
@@ -146,6 +155,10 @@ impl Storage for Sqlite {
 
     fn transact(&self, work: &mut dyn FnMut(&mut dyn Writer) -> Result<()>) -> Result<()> {
         self.on_writer(|txn| work(txn))
+    }
+
+    fn manner(&self) -> Manner {
+        Manner { is_remote: false, readers: READERS, writers: 1, group: GROUP, patience: PATIENCE }
     }
 
     fn rest(&self) -> Result<()> {
