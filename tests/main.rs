@@ -16,5 +16,6 @@ mod limits;
 mod logging;
 mod texts;
 mod tls;
+mod upkeep;
 mod util;
 mod wire;

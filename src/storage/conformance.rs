@@ -4,6 +4,7 @@
 
 pub mod contents;
 mod devices;
+pub mod upkeep;
 
 use super::registry::{Entry, Event, LastSync, Registry};
 use super::{Body, Error, Kind, Noted, Storage};

@@ -13,6 +13,7 @@ mod registry;
 mod replace;
 mod sizes;
 mod txn;
+mod upkeep;
 
 pub use prepare::Standing;
 
@@ -306,6 +307,18 @@ mod tests {
     #[test]
     fn sqlite_conforms_in_what_goes_in_and_out() {
         conformance::contents::run(
+            || TempDir::new().expect("a directory"),
+            |place| {
+                Sqlite::prepare(place.path(), &Migration { copy: true, copy_dir: None }, |_| {})
+                    .expect("the database can be made");
+                Box::new(Sqlite::open(place.path()).expect("the database opens"))
+            },
+        );
+    }
+
+    #[test]
+    fn sqlite_conforms_in_its_upkeep() {
+        conformance::upkeep::run(
             || TempDir::new().expect("a directory"),
             |place| {
                 Sqlite::prepare(place.path(), &Migration { copy: true, copy_dir: None }, |_| {})
