@@ -4,8 +4,9 @@
 
 pub mod contents;
 mod devices;
-pub mod upkeep;
+mod upkeep;
 
+use super::location::Database;
 use super::registry::{Entry, Event, LastSync, Registry};
 use super::{Body, Error, Kind, Noted, Storage};
 use crate::protocol::{
@@ -13,6 +14,7 @@ use crate::protocol::{
 };
 use crate::service::{self, Policy};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use uuid::Uuid;
 
 const POLICY: Policy = Policy {
@@ -23,14 +25,9 @@ const POLICY: Policy = Policy {
 const NIL: VersionId = VersionId::NIL;
 const MIB: usize = 1024 * 1024;
 
-/// A database of clients that both the server and operators use.
-pub trait Database: Storage + Registry {}
-
-impl<T: Storage + Registry> Database for T {}
-
 /// Runs every case, each in a place of its own where nothing was stored yet. `open` opens a place,
 /// again after the storage that was open there is gone.
-pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Box<dyn Database>) {
+pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Arc<dyn Database>) {
     for (name, case) in CASES {
         println!("conformance: {name}");
         case(&*open(&place()));
@@ -40,6 +37,11 @@ pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Box<dyn Database>) {
         let here = place();
         let database = open(&here);
         case(&*database, &*database);
+    }
+    for (name, case) in upkeep::CASES {
+        println!("conformance: {name}");
+        let here = place();
+        case(&*open(&here));
     }
     println!("conformance: what was committed is there after reopening");
     let place = place();

@@ -15,8 +15,6 @@ mod sizes;
 mod txn;
 mod upkeep;
 
-pub use prepare::Standing;
-
 use super::registry::Registry;
 use super::{Error, Kind, Reader, Result, Storage, Writer};
 use fault::Context;
@@ -290,6 +288,7 @@ mod tests {
     use super::*;
     use crate::config::Migration;
     use crate::storage::conformance;
+    use std::sync::Arc;
     use tempfile::TempDir;
 
     #[test]
@@ -299,7 +298,7 @@ mod tests {
             |place| {
                 let migration = Migration { copy: true, copy_dir: None };
                 Sqlite::prepare(place.path(), &migration, |_| {}).expect("the database can be made");
-                Box::new(Sqlite::open(place.path()).expect("the database opens"))
+                Arc::new(Sqlite::open(place.path()).expect("the database opens"))
             },
         );
     }
@@ -311,19 +310,7 @@ mod tests {
             |place| {
                 Sqlite::prepare(place.path(), &Migration { copy: true, copy_dir: None }, |_| {})
                     .expect("the database can be made");
-                Box::new(Sqlite::open(place.path()).expect("the database opens"))
-            },
-        );
-    }
-
-    #[test]
-    fn sqlite_conforms_in_its_upkeep() {
-        conformance::upkeep::run(
-            || TempDir::new().expect("a directory"),
-            |place| {
-                Sqlite::prepare(place.path(), &Migration { copy: true, copy_dir: None }, |_| {})
-                    .expect("the database can be made");
-                Box::new(Sqlite::open(place.path()).expect("the database opens"))
+                Arc::new(Sqlite::open(place.path()).expect("the database opens"))
             },
         );
     }
