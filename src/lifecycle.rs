@@ -117,7 +117,8 @@ fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failu
     let tls = Acceptor::load(config).map_err(failure)?;
     directory::make(&data_dir).map_err(failure)?;
     let lock = DirectoryLock::take(&data_dir).map_err(failure)?;
-    let listeners = listen::bind(&config.listen).map_err(|failures| failure(failures.join("\n")))?;
+    let listeners =
+        listen::bind(&config.listen, &config.http_listen).map_err(|failures| failure(failures.join("\n")))?;
     let prepared = Sqlite::prepare(&data_dir, &config.migration, notify::progress);
     let warnings = prepared.map_err(|error| failure(error.message))?;
     Ok(Premises { data_dir, lock, listeners, tls, warnings })
