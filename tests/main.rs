@@ -14,6 +14,7 @@ mod house;
 mod lifecycle;
 mod limits;
 mod logging;
+mod proxied;
 mod texts;
 mod tls;
 mod util;

@@ -6,6 +6,7 @@ mod attempts;
 mod body;
 mod connection;
 mod decode;
+mod forwarding;
 mod line;
 mod memory;
 mod refused;
@@ -16,6 +17,7 @@ pub mod wire;
 
 use self::body::{Reading, Reply, Source};
 pub use self::connection::say;
+use self::forwarding::Forwarding;
 use self::line::{Line, Shown};
 use self::memory::{Memory, Reservation};
 use self::refused::Waiting;
@@ -25,14 +27,13 @@ use self::timed::{Phase, Progress};
 use self::wire::{Answer, Ask, Fetch, Problem, Upload};
 use crate::config::{Config, Limits};
 use crate::credential::Credential;
+use crate::peer::{Peer, Trust};
 use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, VersionId, Write};
 use crate::workers::{Failure, Workers};
 use hyper::Response;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use std::collections::BTreeSet;
-use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,24 +61,8 @@ pub struct App {
     /// When someone last spoke TLS where HTTP is expected.
     strays: Seldom,
     waiting: Waiting,
-}
-
-/// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub enum Peer {
-    /// An address.
-    Tcp(SocketAddr),
-    /// Someone on this machine.
-    Unix,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Peer::Tcp(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).fmt(f),
-            Peer::Unix => f.write_str("unix"),
-        }
-    }
+    trust: Trust,
+    forwarding: Forwarding,
 }
 
 /// An answer and what the log says of its request.
@@ -106,12 +91,24 @@ impl App {
             memory: Memory::new(&config.limits),
             strays: Seldom::default(),
             waiting: Waiting::default(),
+            trust: Trust::new(config),
+            forwarding: Forwarding::default(),
         }
     }
 
     /// How many connections may be open at once.
     pub fn connections(&self) -> usize {
         self.limits.connections
+    }
+
+    /// Whom the operator believes.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// How long the head of a request, and whatever comes before it, may take.
+    pub fn header_timeout(&self) -> Duration {
+        self.limits.header_timeout
     }
 
     /// How long requests in flight may take to finish once the server is told to stop.
@@ -135,6 +132,7 @@ impl App {
         let (head, incoming) = request.into_parts();
         let mut source = Source::new(incoming);
         let path = head.uri.path();
+        let peer = self.real(peer, &head.headers);
         let ask = wire::ask(&self.base_path, &head.method, path, &head.headers);
         let sender = Sender::new(path, &head.headers);
         let brought = sender.credential.is_some();
