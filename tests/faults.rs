@@ -94,6 +94,7 @@ fn a_full_disk_refuses_adds_and_nothing_else_until_there_is_space() {
     }
     let line = server.log().wait_for("no space");
     expect(&line, &[&shown(dir.path()), "df -h"]);
+    assert_eq!(server.log().text().matches("no space").count(), 1, "one line a minute");
 
     fs::remove_file(&ballast).expect("the ballast can be removed");
     chain.recover(&server);

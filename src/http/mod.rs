@@ -29,6 +29,7 @@ use crate::config::{Config, Limits};
 use crate::credential::Credential;
 use crate::peer::{Peer, Trust};
 use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, VersionId, Write};
+use crate::storage::{Error, Kind};
 use crate::workers::{Failure, Workers};
 use hyper::Response;
 use hyper::body::Incoming;
@@ -60,6 +61,10 @@ pub struct App {
     memory: Memory,
     /// When someone last spoke TLS where HTTP is expected.
     strays: Seldom,
+    /// When the database last failed for everyone.
+    troubles: Seldom,
+    /// When a request was last put off.
+    delays: Seldom,
     waiting: Waiting,
     trust: Trust,
     forwarding: Forwarding,
@@ -90,6 +95,8 @@ impl App {
             limits: config.limits,
             memory: Memory::new(&config.limits),
             strays: Seldom::default(),
+            troubles: Seldom::default(),
+            delays: Seldom::default(),
             waiting: Waiting::default(),
             trust: Trust::new(config),
             forwarding: Forwarding::default(),
@@ -315,12 +322,7 @@ impl App {
                     }
                 }
             ),
-            Err(Failure::Storage(error)) => {
-                log::error!("{} failed for client {client:?}: {error}", Shown(path));
-            }
-            Err(failure) => {
-                log::warn!("{} was put off for client {client:?}: {}", Shown(path), reason(failure));
-            }
+            Err(failure) => self.warn_of_failure(failure, client, path),
             Ok(_) => {}
         }
         if !matches!(result, Err(_) | Ok(Outcome::Refused(_) | Outcome::NoSuchClient)) {
@@ -329,6 +331,31 @@ impl App {
         match result {
             Ok(outcome) => wire::outcome(outcome),
             Err(failure) => wire::failure(&failure),
+        }
+    }
+
+    /// What fails every request alike, a full disk for one, fills no log; each request has its own line
+    /// with its status.
+    fn warn_of_failure(&self, failure: &Failure, client: ClientId, path: &str) {
+        match failure {
+            Failure::Storage(error @ Error { kind: Kind::Full | Kind::Unavailable | Kind::Busy, .. }) => {
+                if self.troubles.is_due(Instant::now()) {
+                    log::error!(
+                        "{} failed for client {client:?}: {error}; said at most once a minute",
+                        Shown(path)
+                    );
+                }
+            }
+            Failure::Storage(error) => log::error!("{} failed for client {client:?}: {error}", Shown(path)),
+            Failure::Busy | Failure::Stopped => {
+                if self.delays.is_due(Instant::now()) {
+                    let reason = reason(failure);
+                    log::warn!(
+                        "{} was put off for client {client:?}: {reason}; said at most once a minute",
+                        Shown(path)
+                    );
+                }
+            }
         }
     }
 

@@ -12,7 +12,6 @@ use crate::listen::{self, Listener};
 use crate::service::Policy;
 use crate::storage::Storage;
 use crate::storage::lock::DirectoryLock;
-use crate::storage::sqlite::Sqlite;
 use crate::tls::Acceptor;
 use crate::workers::{Threads, Workers};
 use crate::{control, logging};
@@ -43,12 +42,11 @@ pub fn run(
     log: &logging::Handle,
     ready: impl FnOnce(),
 ) -> Result<(), Failure> {
-    let Premises { data_dir, lock, listeners, tls, mut warnings } = premises;
+    let Premises { data_dir, location, lock, listeners, tls, mut warnings } = premises;
     let (tls, certificate) = tls.map(|(acceptor, report)| (Arc::new(acceptor), report)).unzip();
-    let storage = Sqlite::open(&data_dir).map_err(|error| failure(error.message))?;
-    declared::provide(&storage, &config.clients).map_err(failure)?;
-    warnings.extend(greeting::nobody(config, &storage));
-    let storage = Arc::new(storage);
+    let storage = location.open().map_err(|error| failure(error.message))?;
+    declared::provide(&*storage, &config.clients).map_err(failure)?;
+    warnings.extend(greeting::nobody(config, &*storage));
     let backups = Schedule::start(&config.backup, storage.clone()).map_err(cannot_start)?;
     let storage: Arc<dyn Storage> = storage;
     let policy = Policy {
