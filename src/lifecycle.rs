@@ -118,7 +118,8 @@ fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failu
     let tls = Acceptor::load(config).map_err(failure)?;
     directory::make(&data_dir).map_err(failure)?;
     let lock = DirectoryLock::take(&data_dir).map_err(failure)?;
-    let listeners = listen::bind(&config.listen).map_err(|failures| failure(failures.join("\n")))?;
+    let listeners =
+        listen::bind(&config.listen, &config.http_listen).map_err(|failures| failure(failures.join("\n")))?;
     let location = Location::Directory(data_dir.clone());
     let prepared = location.prepare(&config.migration, notify::progress);
     let warnings = prepared.map_err(|error| failure(error.message))?;

@@ -12,6 +12,7 @@ mod memory;
 mod refused;
 mod seldom;
 mod sender;
+mod side;
 mod timed;
 pub mod wire;
 
@@ -23,8 +24,9 @@ use self::memory::{Memory, Reservation};
 use self::refused::Waiting;
 pub use self::seldom::Seldom;
 use self::sender::Sender;
+pub use self::side::{Certificate, Entrance, SideDoor};
 use self::timed::{Phase, Progress};
-use self::wire::{Answer, Ask, Fetch, Problem, Upload};
+use self::wire::{Answer, Aside, Ask, Fetch, Problem, Upload};
 use crate::config::{Config, Limits};
 use crate::credential::Credential;
 use crate::peer::{Peer, Trust};
@@ -34,6 +36,7 @@ use crate::workers::{Failure, Workers};
 use hyper::Response;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
+use hyper::http::request::Parts;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,6 +71,8 @@ pub struct App {
     waiting: Waiting,
     trust: Trust,
     forwarding: Forwarding,
+    /// Plain HTTP beside HTTPS.
+    side: Option<SideDoor>,
 }
 
 /// An answer and what the log says of its request.
@@ -85,8 +90,8 @@ impl Answered {
 }
 
 impl App {
-    /// Takes what it needs of the configuration.
-    pub fn new(config: &Config, workers: Workers) -> App {
+    /// Takes what it needs of the configuration; `side` is said where plain HTTP is only an aside.
+    pub fn new(config: &Config, workers: Workers, side: Option<SideDoor>) -> App {
         App {
             workers,
             base_path: config.base_path.clone(),
@@ -100,6 +105,7 @@ impl App {
             waiting: Waiting::default(),
             trust: Trust::new(config),
             forwarding: Forwarding::default(),
+            side,
         }
     }
 
@@ -133,6 +139,7 @@ impl App {
         request: hyper::Request<Incoming>,
         progress: Arc<Progress>,
         peer: Peer,
+        entrance: Entrance,
     ) -> Response<Reply> {
         let began = Instant::now();
         progress.enter(Phase::Busy);
@@ -140,7 +147,10 @@ impl App {
         let mut source = Source::new(incoming);
         let path = head.uri.path();
         let peer = self.real(peer, &head.headers);
-        let ask = wire::ask(&self.base_path, &head.method, path, &head.headers);
+        let ask = match entrance {
+            Entrance::Side => Ok(wire::ask_aside(&self.base_path, &head.method, path)),
+            Entrance::Main => wire::ask(&self.base_path, &head.method, path, &head.headers),
+        };
         let sender = Sender::new(path, &head.headers);
         let brought = sender.credential.is_some();
         let is_probe = matches!(ask, Ok(Ask::Health | Ask::Ready));
@@ -148,6 +158,7 @@ impl App {
             Ok(Ask::Banner) => Answered::new(wire::banner(), None),
             Ok(Ask::Health) => Answered::new(wire::health(true), None),
             Ok(Ask::Ready) => Answered::new(wire::health(self.is_ready().await), None),
+            Ok(Ask::Aside(aside)) => Answered::new(self.answer_aside(&aside, &head, peer), None),
             Ok(Ask::Fetch(fetch)) => self.fetch(fetch, sender).await,
             Ok(Ask::Upload(upload)) => self.upload(upload, sender, &mut source, &progress).await,
             Err(problem) => {
@@ -178,6 +189,13 @@ impl App {
         };
         line.log();
         response.map(|body| Reply::new(body, answered.reservation, progress))
+    }
+
+    fn answer_aside(&self, aside: &Aside, head: &Parts, peer: Peer) -> Answer {
+        match &self.side {
+            Some(side) => side.answer(aside, &head.uri, &head.headers, peer),
+            None => wire::problem(&Problem::NotFound),
+        }
     }
 
     async fn is_ready(&self) -> bool {

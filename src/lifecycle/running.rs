@@ -7,8 +7,8 @@ use super::{Failure, Premises, declared, failure, greeting, notify};
 use crate::backup::schedule::Schedule;
 use crate::config::{Config, Environment};
 use crate::control::Socket;
-use crate::http::App;
-use crate::listen::{self, Listener};
+use crate::http::{App, Entrance, SideDoor};
+use crate::listen;
 use crate::service::Policy;
 use crate::storage::Storage;
 use crate::storage::lock::DirectoryLock;
@@ -64,16 +64,20 @@ pub fn run(
     };
     main.block_on(async {
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let url = |listener: &Listener| listener.url(scheme, &config.base_path);
-        let urls: Vec<_> = listeners.iter().map(url).collect();
+        let (main, side): (Vec<_>, Vec<_>) =
+            listeners.iter().partition(|listener| listener.entrance() == Entrance::Main);
+        let urls: Vec<_> = main.iter().map(|listener| listener.url(scheme, &config.base_path)).collect();
+        let asides: Vec<_> = side.iter().map(|listener| listener.url("http", "/")).collect();
+        let port = main.iter().find_map(|listener| listener.port());
+        let side = tls.clone().zip(port).map(|(tls, port)| SideDoor::new(config, port, tls));
         let status = format!("serving at {}", urls.join(" "));
-        let app = Arc::new(App::new(config, workers.clone()));
+        let app = Arc::new(App::new(config, workers.clone(), side));
         let (stop, stopped) = watch::channel(false);
         let mut serving = network.spawn(listen::run(listeners, tls.clone(), app, stopped));
         network.spawn(notify::watchdog(workers));
         let on_disk = OnDisk { log: log.clone(), tls, status };
         open_control_socket(&data_dir, environment, &lock, &on_disk);
-        greeting::serving(config, environment, &data_dir, &urls);
+        greeting::serving(config, environment, &data_dir, &urls, &asides);
         if let Some(certificate) = certificate {
             certificate.log();
         }

@@ -1,6 +1,7 @@
 //! Binds sockets, and says what is wrong where one cannot be bound.
 
 use crate::config::Endpoint;
+use crate::http::Entrance;
 use rustix::net::sockopt;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use std::fs;
@@ -18,7 +19,10 @@ const BACKLOG: i32 = 1024;
 const PORT_ATTEMPTS: usize = 16;
 
 /// A socket that listens.
-pub struct Listener(pub(super) Socket);
+pub struct Listener {
+    pub(super) socket: Socket,
+    pub(super) entrance: Entrance,
+}
 
 pub(super) enum Socket {
     Tcp(TcpListener),
@@ -40,10 +44,23 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
+    /// Where it leads.
+    pub fn entrance(&self) -> Entrance {
+        self.entrance
+    }
+
+    /// The port that clients reach it at; none of a unix socket.
+    pub fn port(&self) -> Option<u16> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
+            Socket::Unix(..) => None,
+        }
+    }
+
     /// Where clients reach it, with the real port: `http://127.0.0.1:8080/`, for the scheme `http`.
     /// A unix socket has no URL that clients take: `unix:/run/sync-server.sock`.
     pub fn url(&self, scheme: &str, base_path: &str) -> String {
-        match &self.0 {
+        match &self.socket {
             Socket::Tcp(listener) => match listener.local_addr() {
                 Ok(address) => format!("{scheme}://{address}{base_path}"),
                 Err(error) => format!("{scheme}://?{base_path} ({error})"),
@@ -53,18 +70,21 @@ impl Listener {
     }
 }
 
-/// Listens everywhere it is told to. A host name counts as all its addresses; where a family of
-/// addresses is not available on this machine, the others are enough. All failures come at once.
-pub fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>, Vec<String>> {
-    let mut listeners = Vec::new();
+/// Listens everywhere it is told to, at the main door and at the side door. A host name counts as all
+/// its addresses; where a family of addresses is not available on this machine, the others are enough.
+/// All failures come at once.
+pub fn bind(main: &[Endpoint], side: &[Endpoint]) -> Result<Vec<Listener>, Vec<String>> {
+    let mut listeners: Vec<Listener> = Vec::new();
     let mut failures = Vec::new();
-    for endpoint in endpoints {
+    let all = [main, side].concat();
+    for (at, endpoint) in all.iter().enumerate() {
+        let entrance = if at < main.len() { Entrance::Main } else { Entrance::Side };
         let bound = match endpoint {
-            Endpoint::Tcp(name) => bind_tcp(name, endpoints, &listeners),
-            Endpoint::Unix(path) => bind_unix(path).map(|listener| vec![listener]),
+            Endpoint::Tcp(name) => bind_tcp(name, &all, &listeners),
+            Endpoint::Unix(path) => bind_unix(path).map(|socket| vec![socket]),
         };
         match bound {
-            Ok(bound) => listeners.extend(bound),
+            Ok(bound) => listeners.extend(bound.into_iter().map(|socket| Listener { socket, entrance })),
             Err(failure) => failures.push(failure),
         }
     }
@@ -72,7 +92,7 @@ pub fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>, Vec<String>> {
 }
 
 /// `before` are the listeners of the endpoints that stand before this one.
-fn bind_tcp(name: &str, all: &[Endpoint], before: &[Listener]) -> Result<Vec<Listener>, String> {
+fn bind_tcp(name: &str, all: &[Endpoint], before: &[Listener]) -> Result<Vec<Socket>, String> {
     let addresses: Vec<SocketAddr> = match name.to_socket_addrs() {
         Ok(addresses) => addresses.collect(),
         Err(error) => {
@@ -97,8 +117,8 @@ fn bind_addresses(
     addresses: &[SocketAddr],
     all: &[Endpoint],
     before: &[Listener],
-) -> Result<Vec<Listener>, String> {
-    let mut listeners: Vec<Listener> = Vec::new();
+) -> Result<Vec<Socket>, String> {
+    let mut listeners = Vec::new();
     let mut unavailable = None;
     let mut port = None;
     for address in addresses {
@@ -107,13 +127,13 @@ fn bind_addresses(
         match bind_address(address, all) {
             Ok(listener) => {
                 port = listener.local_addr().ok().map(|bound| bound.port());
-                listeners.push(Listener(Socket::Tcp(listener)));
+                listeners.push(Socket::Tcp(listener));
             }
             Err(error) if is_unavailable(&error) => unavailable = Some((address, error)),
             Err(error) if error.kind() == ErrorKind::AddrInUse && is_taken_by(before, address.port()) => {
                 return Err(format!(
-                    "cannot listen on {}: an address before it in the option listen has that port already; keep \
-                     one of them",
+                    "cannot listen on {}: an address before it in the option listen (or http_listen) has that port \
+                     already; keep one of them",
                     named(name, address)
                 ));
             }
@@ -152,7 +172,7 @@ fn serves_both_families(address: SocketAddr, all: &[Endpoint]) -> bool {
 }
 
 fn is_taken_by(listeners: &[Listener], port: u16) -> bool {
-    listeners.iter().any(|listener| match &listener.0 {
+    listeners.iter().any(|listener| match &listener.socket {
         Socket::Tcp(listener) => listener.local_addr().is_ok_and(|address| address.port() == port),
         Socket::Unix(..) => false,
     })
@@ -195,7 +215,7 @@ const SOCKET_MODE: u32 = 0o660;
 /// The longest path that the system takes for a socket, in bytes.
 const LONGEST_PATH: usize = 107;
 
-fn bind_unix(path: &Path) -> Result<Listener, String> {
+fn bind_unix(path: &Path) -> Result<Socket, String> {
     let shown = format!("unix:{}", path.display());
     let length = path.as_os_str().len();
     if length > LONGEST_PATH {
@@ -205,7 +225,7 @@ fn bind_unix(path: &Path) -> Result<Listener, String> {
         ));
     }
     remove_stale(path)?;
-    let bound = || -> io::Result<Listener> {
+    let bound = || -> io::Result<Socket> {
         let address = net::SocketAddrUnix::new(path)?;
         let socket: OwnedFd =
             net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -215,7 +235,7 @@ fn bind_unix(path: &Path) -> Result<Listener, String> {
         let inode = fs::symlink_metadata(path)?.ino();
         net::listen(socket.as_fd(), BACKLOG)?;
         let file = SocketFile { path: path.to_owned(), inode };
-        Ok(Listener(Socket::Unix(UnixListener::from(socket), file)))
+        Ok(Socket::Unix(UnixListener::from(socket), file))
     };
     bound().map_err(|error| match error.kind() {
         ErrorKind::NotFound => {
@@ -255,6 +275,10 @@ fn remove_stale(path: &Path) -> Result<(), String> {
 mod tests {
     use super::*;
 
+    fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>, Vec<String>> {
+        super::bind(endpoints, &[])
+    }
+
     fn tcp(name: &str) -> Endpoint {
         Endpoint::Tcp(name.to_owned())
     }
@@ -270,7 +294,7 @@ mod tests {
     #[test]
     fn all_addresses_of_a_name_get_the_same_port() {
         let listeners = bind(&[tcp("localhost:0")]).unwrap();
-        let port = |listener: &Listener| match &listener.0 {
+        let port = |listener: &Listener| match &listener.socket {
             Socket::Tcp(listener) => listener.local_addr().unwrap().port(),
             Socket::Unix(..) => panic!("not TCP"),
         };

@@ -1,13 +1,14 @@
 //! The listening sockets while they are accepted from.
 
 use super::bind::{Listener, Socket, SocketFile};
+use crate::http::Entrance;
 use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 /// All listening sockets, in the runtime's hands.
 pub struct Doors {
-    doors: Vec<Door>,
+    doors: Vec<(Door, Entrance)>,
     /// Which one is asked first; it changes, so that a busy one does not keep the others waiting.
     first: usize,
 }
@@ -31,22 +32,24 @@ impl Doors {
         let mut doors = Vec::new();
         for listener in listeners {
             let url = listener.url("tcp", "/");
+            let entrance = listener.entrance;
             match Door::open(listener) {
-                Ok(door) => doors.push(door),
+                Ok(door) => doors.push((door, entrance)),
                 Err(error) => log::error!("cannot accept connections on {url}: {error}"),
             }
         }
         Doors { doors, first: 0 }
     }
 
-    /// The next who comes, at whichever door.
-    pub async fn accept(&mut self) -> io::Result<Guest> {
+    /// The next who comes, and by which entrance.
+    pub async fn accept(&mut self) -> io::Result<(Guest, Entrance)> {
         std::future::poll_fn(|cx| {
             for n in 0..self.doors.len() {
                 let at = (self.first + n) % self.doors.len();
-                if let Poll::Ready(result) = self.doors[at].poll_accept(cx) {
+                let (door, entrance) = &self.doors[at];
+                if let Poll::Ready(result) = door.poll_accept(cx) {
                     self.first = at + 1;
-                    return Poll::Ready(result);
+                    return Poll::Ready(result.map(|guest| (guest, *entrance)));
                 }
             }
             Poll::Pending
@@ -57,7 +60,7 @@ impl Doors {
 
 impl Door {
     fn open(listener: Listener) -> io::Result<Door> {
-        match listener.0 {
+        match listener.socket {
             Socket::Tcp(listener) => {
                 listener.set_nonblocking(true)?;
                 Ok(Door::Tcp(tokio::net::TcpListener::from_std(listener)?))

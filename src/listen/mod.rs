@@ -25,7 +25,7 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 /// answered what they were asked, but no longer than the shutdown timeout.
 ///
 /// Where as many connections are open as may be, no more are accepted: they wait in the kernel.
-/// With `tls` all TCP listeners speak TLS.
+/// With `tls` all TCP listeners speak TLS, but for those at the side door.
 pub async fn run(
     listeners: Vec<Listener>,
     tls: Option<Arc<Acceptor>>,
@@ -62,11 +62,11 @@ async fn accept_all(listeners: Vec<Listener>, house: &House, limit: usize, permi
         }
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match doors.accept().await {
-            Ok(guest) => {
+            Ok((guest, entrance)) => {
                 back_off = None;
                 let house = house.clone();
                 tokio::spawn(async move {
-                    house.welcome(guest).await;
+                    house.welcome(guest, entrance).await;
                     drop(permit);
                 });
             }

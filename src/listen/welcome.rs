@@ -2,7 +2,7 @@
 //! first.
 
 use super::doors::Guest;
-use crate::http::{App, Seldom};
+use crate::http::{App, Entrance, Seldom};
 use crate::peer::Peer;
 use crate::peer::proxy::{self, Step};
 use crate::tls::Acceptor;
@@ -24,25 +24,25 @@ pub struct House {
 }
 
 impl House {
-    /// With `tls` all TCP connections speak TLS.
+    /// With `tls` all TCP connections speak TLS, but for those by the side door.
     pub fn new(app: Arc<App>, tls: Option<Arc<Acceptor>>, stop: watch::Receiver<bool>) -> House {
         House { app, tls, stop, garbled: Arc::default() }
     }
 
     /// Serves a connection until it ends.
-    pub async fn welcome(self, guest: Guest) {
+    pub async fn welcome(self, guest: Guest, entrance: Entrance) {
         match guest {
             Guest::Tcp(mut stream, address) => {
                 let Some(peer) = self.identify(&mut stream, Peer::Tcp(address)).await else { return };
-                match &self.tls {
+                match self.tls.as_ref().filter(|_| entrance == Entrance::Main) {
                     // Boxed, so that a plain connection's task is not as large as this one's.
                     Some(tls) => Box::pin(tls.serve(stream, peer, self.app.clone(), self.stop)).await,
-                    None => self.app.serve(stream, peer, self.stop).await,
+                    None => self.app.serve(stream, peer, entrance, self.stop).await,
                 }
             }
             Guest::Unix(mut stream) => {
                 let Some(peer) = self.identify(&mut stream, Peer::Unix).await else { return };
-                self.app.serve(stream, peer, self.stop).await;
+                self.app.serve(stream, peer, entrance, self.stop).await;
             }
         }
     }
