@@ -8,7 +8,8 @@ mod answers;
 mod requests;
 
 pub use self::answers::{
-    Answer, HEAD_TIMED_OUT, NOT_SECURE, banner, failure, health, outcome, problem, wants_credential,
+    Answer, HEAD_TIMED_OUT, NOT_SECURE, banner, failure, health, outcome, problem, snapshot_head,
+    wants_credential,
 };
 pub use self::requests::{Ask, Coding, Fetch, Problem, Upload, ask, credential};
 
