@@ -64,11 +64,14 @@ impl Question {
         // Where clients must show a certificate, there is none to show.
         let can_ask =
             |endpoint: &&Endpoint| config.tls.client_ca.is_none() || matches!(endpoint, Endpoint::Unix(_));
-        let whom = match (config.listen.iter().find(can_ask), &config.tls.cert) {
-            (Some(Endpoint::Tcp(address)), None) => Whom::Tcp(address.clone()),
-            (Some(Endpoint::Tcp(address)), Some(_)) => Whom::Tls(address.clone(), Trust::Anyone),
-            (Some(Endpoint::Unix(path)), _) => Whom::Unix(path.clone()),
-            (None, _) => {
+        let main = config.listen.iter().find(can_ask);
+        let whom = match (main, config.http_listen.first(), &config.tls.cert) {
+            (Some(Endpoint::Tcp(address)), _, Some(_)) => Whom::Tls(address.clone(), Trust::Anyone),
+            (Some(Endpoint::Tcp(address)), _, None) | (None, Some(Endpoint::Tcp(address)), _) => {
+                Whom::Tcp(address.clone())
+            }
+            (Some(Endpoint::Unix(path)), _, _) => Whom::Unix(path.clone()),
+            (None, _, _) => {
                 return Err(
                     "every listener asks for a client certificate (tls.client_ca), and a health check \
                             has none: add a unix socket to listen, unix:/run/sync-server/socket for example"

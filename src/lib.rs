@@ -34,6 +34,7 @@
 //! | [`service`] | the four transactions over a storage transaction | clocks, randomness, which database, HTTP |
 //! | [`storage`] | one narrow trait for the server, [`storage::registry`] beside it for operators; transactions are closures, so "forgot to roll back" cannot be written | the protocol's decisions, tokio |
 //! | [`storage::sqlite`] | one writer, pooled readers, adoption and migration, faults in words that help | who asks |
+//! | [`storage::location`] | which kinds of databases there are, and where one is | what is in them, who asks |
 //! | [`storage::contents`] | all that a database holds, as records, out of one and into another | files, formats |
 //! | [`archive`] | the format of backups: records into bytes and back, checked; pure but for `std::io` | databases, files |
 //! | [`backup`] | backups as files: written beside their place, verified, named; the thread that makes them by themselves | which database, who asks |

@@ -54,7 +54,7 @@ struct Wall {
 const WALLS: &[Wall] = &[
     Wall {
         words: &["tokio", "hyper", "hyper_util"],
-        only_in: &["listen.rs", "tls/", "http/", "workers.rs", "lifecycle", "control.rs"],
+        only_in: &["listen/", "tls/", "http/", "workers.rs", "lifecycle", "control.rs"],
         why: "async ends at the workers",
     },
     Wall {
@@ -89,7 +89,7 @@ const WALLS: &[Wall] = &[
             "workers.rs",
             "logging",
             "http/",
-            "listen.rs",
+            "listen/",
             "tls/",
             "lifecycle",
             "control.rs",

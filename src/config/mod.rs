@@ -36,6 +36,8 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Where to listen, at least one.
     pub listen: Vec<Endpoint>,
+    /// Where plain HTTP is spoken beside HTTPS, without the protocol.
+    pub http_listen: Vec<Endpoint>,
     /// The path under which the protocol is served; begins and ends with `/`.
     pub base_path: String,
     /// The URL that clients use, where the operator named it; ends with `/`.

@@ -14,6 +14,8 @@ static ADDRESSES: Kind = Kind {
     shape: Shape::List,
     ..kind("ADDRESS", "a host and a port such as localhost:8080 or [::]:8080, or unix: and a path")
 };
+static TCP_ADDRESSES: Kind =
+    Kind { shape: Shape::List, ..kind("ADDRESS", "a host and a port such as [::]:80") };
 static CLIENT_IDS: Kind = Kind {
     shape: Shape::List,
     ..kind("CLIENT_ID", "a UUID such as a client ID of Taskwarrior, sync.server.client_id")
@@ -87,6 +89,20 @@ pub static TABLE: &[Setting] = &[
                unix:/path; several are separated by commas. Beyond this machine use TLS, by tls.cert or in front of \
                it, and decide who may use the server: see client_id and create_clients.",
         set: |config, text, cwd| push(&mut config.listen, value::endpoint(text, cwd)),
+        ..PLAIN
+    },
+    Setting {
+        key: "http_listen",
+        section: NETWORK,
+        kind: &TCP_ADDRESSES,
+        unset: "none",
+        example: "[::]:80",
+        doc: "Where to speak plain HTTP beside HTTPS",
+        long: "For people who type the name into a browser: they are sent to the HTTPS address. Clients are \
+               refused there and never redirected, for a redirect loses what they upload, and the log names the \
+               URL that they must use. /healthz and /readyz are answered. The HTTPS addresses are those of \
+               listen.",
+        set: |config, text, _| push(&mut config.http_listen, value::tcp_endpoint(text)),
         ..PLAIN
     },
     Setting {

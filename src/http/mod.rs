@@ -11,6 +11,7 @@ mod memory;
 mod refused;
 mod seldom;
 mod sender;
+mod side;
 mod timed;
 pub mod wire;
 
@@ -21,8 +22,9 @@ use self::memory::{Memory, Reservation};
 use self::refused::Waiting;
 pub use self::seldom::Seldom;
 use self::sender::Sender;
+pub use self::side::{Certificate, Entrance, SideDoor};
 use self::timed::{Phase, Progress};
-use self::wire::{Answer, Ask, Fetch, Problem, Upload};
+use self::wire::{Answer, Aside, Ask, Fetch, Problem, Upload};
 use crate::config::{Config, Limits};
 use crate::credential::Credential;
 use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, VersionId, Write};
@@ -31,6 +33,7 @@ use crate::workers::{Failure, POURED, Pieces, Workers};
 use hyper::Response;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
+use hyper::http::request::Parts;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
@@ -65,6 +68,8 @@ pub struct App {
     /// When a request was last put off.
     delays: Seldom,
     waiting: Waiting,
+    /// Plain HTTP beside HTTPS.
+    side: Option<SideDoor>,
 }
 
 /// Who is at the other end of a connection.
@@ -102,8 +107,8 @@ impl Answered {
 }
 
 impl App {
-    /// Takes what it needs of the configuration.
-    pub fn new(config: &Config, workers: Workers) -> App {
+    /// Takes what it needs of the configuration; `side` is said where plain HTTP is only an aside.
+    pub fn new(config: &Config, workers: Workers, side: Option<SideDoor>) -> App {
         App {
             workers,
             base_path: config.base_path.clone(),
@@ -115,6 +120,7 @@ impl App {
             troubles: Seldom::default(),
             delays: Seldom::default(),
             waiting: Waiting::default(),
+            side,
         }
     }
 
@@ -138,13 +144,17 @@ impl App {
         request: hyper::Request<Incoming>,
         progress: Arc<Progress>,
         peer: Peer,
+        entrance: Entrance,
     ) -> Response<Reply> {
         let began = Instant::now();
         progress.enter(Phase::Busy);
         let (head, incoming) = request.into_parts();
         let mut source = Source::new(incoming);
         let path = head.uri.path();
-        let ask = wire::ask(&self.base_path, &head.method, path, &head.headers);
+        let ask = match entrance {
+            Entrance::Side => Ok(wire::ask_aside(&self.base_path, &head.method, path)),
+            Entrance::Main => wire::ask(&self.base_path, &head.method, path, &head.headers),
+        };
         let sender = Sender::new(path, &head.headers);
         let brought = sender.credential.is_some();
         let is_probe = matches!(ask, Ok(Ask::Health | Ask::Ready));
@@ -152,6 +162,7 @@ impl App {
             Ok(Ask::Banner) => Answered::new(wire::banner(), None),
             Ok(Ask::Health) => Answered::new(wire::health(true), None),
             Ok(Ask::Ready) => Answered::new(wire::health(self.is_ready().await), None),
+            Ok(Ask::Aside(aside)) => Answered::new(self.answer_aside(&aside, &head, peer), None),
             Ok(Ask::Fetch(fetch)) => self.fetch(fetch, sender).await,
             Ok(Ask::Upload(upload)) => self.upload(upload, sender, &mut source, &progress).await,
             Err(problem) => {
@@ -183,6 +194,13 @@ impl App {
         };
         line.log();
         response.map(|body| Reply::new(body, answered.poured, answered.reservation, progress))
+    }
+
+    fn answer_aside(&self, aside: &Aside, head: &Parts, peer: Peer) -> Answer {
+        match &self.side {
+            Some(side) => side.answer(aside, &head.uri, &head.headers, peer),
+            None => wire::problem(&Problem::NotFound),
+        }
     }
 
     async fn is_ready(&self) -> bool {

@@ -5,6 +5,7 @@
 pub mod contents;
 mod devices;
 
+use super::location::Database;
 use super::registry::{Entry, Event, LastSync, Registry};
 use super::{Body, Error, Kind, Noted, Storage};
 use crate::protocol::{
@@ -12,6 +13,7 @@ use crate::protocol::{
 };
 use crate::service::{self, Policy};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use uuid::Uuid;
 
 const POLICY: Policy = Policy {
@@ -22,14 +24,9 @@ const POLICY: Policy = Policy {
 const NIL: VersionId = VersionId::NIL;
 const MIB: usize = 1024 * 1024;
 
-/// A database of clients that both the server and operators use.
-pub trait Database: Storage + Registry {}
-
-impl<T: Storage + Registry> Database for T {}
-
 /// Runs every case, each in a place of its own where nothing was stored yet. `open` opens a place,
 /// again after the storage that was open there is gone.
-pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Box<dyn Database>) {
+pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Arc<dyn Database>) {
     for (name, case) in CASES {
         println!("conformance: {name}");
         case(&*open(&place()));

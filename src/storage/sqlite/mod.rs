@@ -14,8 +14,6 @@ mod replace;
 mod sizes;
 mod txn;
 
-pub use prepare::Standing;
-
 use super::registry::Registry;
 use super::{Error, Kind, Reader, Result, Storage, Writer};
 use fault::Context;
@@ -289,6 +287,7 @@ mod tests {
     use super::*;
     use crate::config::Migration;
     use crate::storage::conformance;
+    use std::sync::Arc;
     use tempfile::TempDir;
 
     #[test]
@@ -298,7 +297,7 @@ mod tests {
             |place| {
                 let migration = Migration { copy: true, copy_dir: None };
                 Sqlite::prepare(place.path(), &migration, |_| {}).expect("the database can be made");
-                Box::new(Sqlite::open(place.path()).expect("the database opens"))
+                Arc::new(Sqlite::open(place.path()).expect("the database opens"))
             },
         );
     }
@@ -310,7 +309,7 @@ mod tests {
             |place| {
                 Sqlite::prepare(place.path(), &Migration { copy: true, copy_dir: None }, |_| {})
                     .expect("the database can be made");
-                Box::new(Sqlite::open(place.path()).expect("the database opens"))
+                Arc::new(Sqlite::open(place.path()).expect("the database opens"))
             },
         );
     }
