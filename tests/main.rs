@@ -14,6 +14,7 @@ mod house;
 mod lifecycle;
 mod limits;
 mod logging;
+mod proxied;
 mod side_door;
 mod texts;
 mod tls;

@@ -3,7 +3,7 @@
 use super::file::{self, Content, Found};
 use super::setting::{Setting, Shape};
 use super::source::{Origin, Sources};
-use super::{Backup, Config, Limits, Log, LogFormat, Migration, Tls};
+use super::{Backup, Config, Limits, Log, LogFormat, Migration, Proxies, RealAddress, Tls};
 use super::{table, warning};
 use crate::protocol::SnapshotPolicy;
 use std::collections::BTreeMap;
@@ -91,6 +91,8 @@ fn blank() -> Config {
         http_listen: Vec::new(),
         base_path: String::new(),
         public_url: None,
+        trusted_proxies: Proxies::default(),
+        real_address: RealAddress::default(),
         tls: Tls::default(),
         data_dir: None,
         client_id: None,

@@ -6,6 +6,7 @@ mod attempts;
 mod body;
 mod connection;
 mod decode;
+mod forwarding;
 mod line;
 mod memory;
 mod refused;
@@ -17,6 +18,7 @@ pub mod wire;
 
 use self::body::{Reading, Reply, Source};
 pub use self::connection::say;
+use self::forwarding::Forwarding;
 use self::line::{Line, Shown};
 use self::memory::{Memory, Reservation};
 use self::refused::Waiting;
@@ -27,6 +29,7 @@ use self::timed::{Phase, Progress};
 use self::wire::{Answer, Aside, Ask, Fetch, Problem, Upload};
 use crate::config::{Config, Limits};
 use crate::credential::Credential;
+use crate::peer::{Peer, Trust};
 use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, VersionId, Write};
 use crate::storage::{Error, Kind};
 use crate::workers::{Failure, POURED, Pieces, Workers};
@@ -35,8 +38,6 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
 use std::collections::BTreeSet;
-use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,26 +69,10 @@ pub struct App {
     /// When a request was last put off.
     delays: Seldom,
     waiting: Waiting,
+    trust: Trust,
+    forwarding: Forwarding,
     /// Plain HTTP beside HTTPS.
     side: Option<SideDoor>,
-}
-
-/// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub enum Peer {
-    /// An address.
-    Tcp(SocketAddr),
-    /// Someone on this machine.
-    Unix,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Peer::Tcp(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).fmt(f),
-            Peer::Unix => f.write_str("unix"),
-        }
-    }
 }
 
 /// An answer and what the log says of its request.
@@ -120,6 +105,8 @@ impl App {
             troubles: Seldom::default(),
             delays: Seldom::default(),
             waiting: Waiting::default(),
+            trust: Trust::new(config),
+            forwarding: Forwarding::default(),
             side,
         }
     }
@@ -127,6 +114,16 @@ impl App {
     /// How many connections may be open at once.
     pub fn connections(&self) -> usize {
         self.limits.connections
+    }
+
+    /// Whom the operator believes.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// How long the head of a request, and whatever comes before it, may take.
+    pub fn header_timeout(&self) -> Duration {
+        self.limits.header_timeout
     }
 
     /// How long requests in flight may take to finish once the server is told to stop.
@@ -151,6 +148,7 @@ impl App {
         let (head, incoming) = request.into_parts();
         let mut source = Source::new(incoming);
         let path = head.uri.path();
+        let peer = self.real(peer, &head.headers);
         let ask = match entrance {
             Entrance::Side => Ok(wire::ask_aside(&self.base_path, &head.method, path)),
             Entrance::Main => wire::ask(&self.base_path, &head.method, path, &head.headers),
