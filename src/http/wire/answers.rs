@@ -60,8 +60,13 @@ pub fn outcome(outcome: Outcome) -> Answer {
             empty(StatusCode::OK)
         }
         Outcome::Refused(refusal) => problem(&Problem::Refused(refusal)),
-        Outcome::NeedsRoom(_) => problem(&Problem::NoMemory),
+        Outcome::NeedsRoom { .. } => problem(&Problem::NoMemory),
     }
+}
+
+/// The answer to GetSnapshot whose body follows in pieces.
+pub fn snapshot_head(version: VersionId) -> Answer {
+    stored(version, SNAPSHOT, Vec::new())
 }
 
 /// The answer to a transaction that the workers could not carry out, whose reason is the operator's.
