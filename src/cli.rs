@@ -201,7 +201,7 @@ fn check_health(matches: &ArgMatches, environment: &Environment) -> Result<Strin
 fn check(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusal> {
     let config = resolve(matches, environment)?.config;
     keep_log(&config)?;
-    place::data_dir(&config, environment)
+    place::local(&config, environment)
         .map_err(|problem| Refusal { lines: vec![problem], exit_code: CONFIGURATION })?;
     let certificate = tls::Acceptor::load(&config)
         .map_err(|problem| Refusal { lines: vec![problem], exit_code: CONFIGURATION })?;
@@ -212,8 +212,9 @@ fn check(matches: &ArgMatches, environment: &Environment) -> Result<String, Refu
 
 fn show(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusal> {
     let resolved = resolve(matches, environment)?;
-    let data_dir = match place::data_dir(&resolved.config, environment) {
-        Ok(dir) => format!("# data directory used: {}\n", dir.display()),
+    let data_dir = match place::local(&resolved.config, environment) {
+        Ok(None) => "# Postgres is used, as connection says\n".to_owned(),
+        Ok(Some(dir)) => format!("# data directory used: {}\n", dir.display()),
         Err(problem) => format!("# error: {problem}\n"),
     };
     Ok(format!("{}{data_dir}", render::effective(&resolved)))

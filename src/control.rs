@@ -18,6 +18,9 @@ use tokio::net::{UnixListener, UnixStream};
 /// The socket's name in its directory.
 const FILE_NAME: &str = "control.sock";
 
+/// Where servers without a data directory have it, where nobody names a directory.
+const RUNTIME: &str = "/run/sync-server";
+
 /// The longest line that is read, in bytes.
 const LINE: u64 = 4096;
 
@@ -43,10 +46,15 @@ pub struct Socket {
 }
 
 /// Where the socket of a server with this data directory is: in the first of `$RUNTIME_DIRECTORY`,
-/// else in the data directory.
-pub fn path(data_dir: &Path, environment: &Environment) -> PathBuf {
+/// else in the data directory, else where a package's service has its own.
+pub fn path(data_dir: Option<&Path>, environment: &Environment) -> PathBuf {
     let runtime = environment.var("RUNTIME_DIRECTORY").and_then(|dirs| dirs.split(':').next());
-    runtime.map_or(data_dir, Path::new).join(FILE_NAME)
+    runtime.map(Path::new).or(data_dir).unwrap_or(Path::new(RUNTIME)).join(FILE_NAME)
+}
+
+/// Where the socket of the server with this data directory is, as that said where it can.
+fn known_path(data_dir: Option<&Path>, environment: &Environment) -> PathBuf {
+    data_dir.and_then(lock::control_socket).unwrap_or_else(|| path(data_dir, environment))
 }
 
 impl Socket {
@@ -90,10 +98,11 @@ impl Drop for Socket {
 /// Blocks for at most half a minute. Fails where no server runs on the data directory, which the
 /// message names, and where the server says that it could not do it.
 pub fn ask(config: &Config, environment: &Environment, verb: &str) -> Result<String, String> {
-    let data_dir = place::data_dir(config, environment)?;
-    let path = lock::control_socket(&data_dir).unwrap_or_else(|| path(&data_dir, environment));
+    let data_dir = place::local(config, environment)?;
+    let data_dir = data_dir.as_deref();
+    let path = known_path(data_dir, environment);
     check_length(&path).map_err(|why| format!("cannot ask at {}: {why}", path.display()))?;
-    let stream = net::UnixStream::connect(&path).map_err(|error| no_server(&error, &path, &data_dir))?;
+    let stream = net::UnixStream::connect(&path).map_err(|error| no_server(&error, &path, data_dir))?;
     let answer = stream
         .set_read_timeout(Some(ANSWER))
         .and_then(|()| exchange(stream, verb))
@@ -107,8 +116,8 @@ pub fn ask(config: &Config, environment: &Environment, verb: &str) -> Result<Str
 
 /// Has the running server put a line into its log. Without one, or where it does not answer soon,
 /// nothing happens: the line is no more than a copy.
-pub fn note(data_dir: &Path, environment: &Environment, line: &str) {
-    let path = lock::control_socket(data_dir).unwrap_or_else(|| path(data_dir, environment));
+pub fn note(data_dir: Option<&Path>, environment: &Environment, line: &str) {
+    let path = known_path(data_dir, environment);
     if check_length(&path).is_err() {
         return;
     }
@@ -177,14 +186,19 @@ fn check_length(path: &Path) -> Result<(), String> {
     ))
 }
 
-fn no_server(error: &std::io::Error, path: &Path, data_dir: &Path) -> String {
-    match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => format!(
+fn no_server(error: &std::io::Error, path: &Path, data_dir: Option<&Path>) -> String {
+    match (error.kind(), data_dir) {
+        (ErrorKind::NotFound | ErrorKind::ConnectionRefused, Some(data_dir)) => format!(
             "no server is running with the data directory {} (nobody answers at {})",
             data_dir.display(),
             path.display()
         ),
-        ErrorKind::PermissionDenied => {
+        (ErrorKind::NotFound | ErrorKind::ConnectionRefused, None) => format!(
+            "nobody answers at {}: a server that keeps its data in Postgres has its control socket in \
+             $RUNTIME_DIRECTORY, if that was set when it started; the signal HUP works without",
+            path.display()
+        ),
+        (ErrorKind::PermissionDenied, _) => {
             format!("{}: {error}: root and the server's own user may control it", path.display())
         }
         _ => format!("{}: {error}", path.display()),

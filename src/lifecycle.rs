@@ -19,7 +19,6 @@ use crate::tls::{self, Acceptor};
 use crate::{daemon, logging};
 use rustix::fs::Mode;
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long the end waits for a log that takes no lines.
@@ -41,9 +40,9 @@ pub struct Failure {
 
 /// What the server needs before any thread exists.
 struct Premises {
-    data_dir: PathBuf,
     location: Location,
-    lock: DirectoryLock,
+    /// Of the data directory, where there is one.
+    lock: Option<DirectoryLock>,
     listeners: Vec<Listener>,
     /// The certificate, and what was found in its files.
     tls: Option<(Acceptor, tls::Report)>,
@@ -97,7 +96,7 @@ fn in_background(config: &Config, environment: &Environment, held: logging::Held
         }
     };
     let mut background = daemon::detach(config.pid_file.as_deref()).map_err(failure)?;
-    premises.lock.write_pid();
+    premises.lock.iter().for_each(DirectoryLock::write_pid);
     let served = held.write().map_err(failure).and_then(|log| {
         let mut served = running::run(config, environment, premises, &log, || background.ready());
         record(&mut served, config);
@@ -113,16 +112,29 @@ fn in_background(config: &Config, environment: &Environment, held: logging::Held
 /// Does everything that can fail for a reason outside of this program.
 fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failure> {
     greeting::begin();
-    let data_dir = place::data_dir(config, environment)
-        .map_err(|message| Failure { exit_code: 78, ..failure(message) })?;
+    let location =
+        locate(config, environment).map_err(|message| Failure { exit_code: 78, ..failure(message) })?;
     let tls = Acceptor::load(config).map_err(failure)?;
-    directory::make(&data_dir).map_err(failure)?;
-    let lock = DirectoryLock::take(&data_dir).map_err(failure)?;
-    let listeners = listen::bind(&config.listen).map_err(|failures| failure(failures.join("\n")))?;
-    let location = Location::Directory(data_dir.clone());
-    let prepared = location.prepare(&config.migration, notify::progress);
+    let lock = match location.directory() {
+        Some(directory) => {
+            directory::make(directory).map_err(failure)?;
+            Some(DirectoryLock::take(directory).map_err(failure)?)
+        }
+        None => None,
+    };
+    let listeners =
+        listen::bind(&config.listen, &config.http_listen).map_err(|failures| failure(failures.join("\n")))?;
+    let prepared = location.prepare(config.migrate, &config.migration, notify::progress);
     let warnings = prepared.map_err(|error| failure(error.message))?;
-    Ok(Premises { data_dir, location, lock, listeners, tls, warnings })
+    Ok(Premises { location, lock, listeners, tls, warnings })
+}
+
+/// Where the configuration says that the data is.
+fn locate(config: &Config, environment: &Environment) -> Result<Location, String> {
+    match Location::elsewhere(config)? {
+        Some(location) => Ok(location),
+        None => place::data_dir(config, environment).map(Location::Directory),
+    }
 }
 
 /// The terminal or the service manager is told the failure anyway; a log in a file would end without it.

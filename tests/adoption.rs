@@ -49,7 +49,7 @@ fn serve_in_place(fixture: &str) {
 }
 
 /// Walks the client's chain, looks at its snapshot, syncs a real replica, and goes on from there.
-fn check_client(server: &Server, client: &Value) {
+pub fn check_client(server: &Server, client: &Value) {
     let mut replica = Replica::new(server, text(&client["client_id"]));
     let chain: Vec<_> = replica
         .walk(first_parent(client))
@@ -216,11 +216,11 @@ fn copy_of(fixture: &str) -> TempDir {
     dir
 }
 
-fn path_of(fixture: &str) -> PathBuf {
+pub fn path_of(fixture: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture)
 }
 
-fn clients(fixture: &str) -> Vec<Value> {
+pub fn clients(fixture: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(path_of(fixture).join("expected.json")).expect("expectations");
     let expected: Value = serde_json::from_str(&text).expect("JSON");
     expected["clients"].as_array().expect("a list of clients").clone()
@@ -249,7 +249,7 @@ fn expected_tasks(client: &Value) -> BTreeMap<String, String> {
     serde_json::from_value(client["tasks"].clone()).expect("a map of tasks")
 }
 
-fn text(value: &Value) -> &str {
+pub fn text(value: &Value) -> &str {
     value.as_str().expect("a text")
 }
 

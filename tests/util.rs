@@ -43,8 +43,13 @@ impl Server {
     }
 
     /// Starts in a data directory that outlives the server.
+    ///
+    /// With SYNC_SERVER_TEST_POSTGRES set the data goes into a Postgres instead, one for each directory.
     pub fn start_in(data_dir: &Path, args: &[&str]) -> Server {
         let mut command = program();
+        if std::env::var_os("SYNC_SERVER_TEST_POSTGRES").is_some() {
+            command.env("CONNECTION", crate::postgres::connection_for(data_dir));
+        }
         command.args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir).args(args);
         Server::spawn(command, data_dir)
     }

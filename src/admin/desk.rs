@@ -11,11 +11,12 @@ use crate::storage::lock::DirectoryLock;
 use crate::storage::owner::quoted;
 use crate::storage::registry::{Event, Registry, Writer};
 use crate::storage::sqlite::FILE_NAME;
+use crate::storage::upkeep::Upkeep;
 use rustix::fs::{Access, AtFlags, CWD, Mode, RenameFlags, accessat, renameat_with};
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
@@ -34,7 +35,7 @@ pub struct Desk<'a> {
     environment: &'a Environment,
     /// For whom the output is.
     pub format: Format,
-    data_dir: PathBuf,
+    location: Location,
     storage: Arc<dyn Database>,
     /// Who asked.
     user: String,
@@ -49,18 +50,18 @@ impl<'a> Desk<'a> {
     pub fn open(
         config: &'a Config,
         environment: &'a Environment,
-        data_dir: PathBuf,
+        location: Location,
         format: Format,
         makes: bool,
     ) -> Result<Desk<'a>, Refusal> {
-        if !makes && !data_dir.exists() {
-            return Err(no_database(&data_dir.join(FILE_NAME)));
-        }
-        let user = enter(environment, &data_dir)?;
-        let location = Location::Directory(data_dir.clone());
-        bring_up_to_date(config, &location, &data_dir, format, makes)?;
+        let user = match location.directory() {
+            Some(data_dir) if !makes && !data_dir.exists() => return Err(no_database(&location)),
+            Some(data_dir) => enter(environment, data_dir)?,
+            None => user::asking(environment),
+        };
+        bring_up_to_date(config, &location, format, makes)?;
         let storage = location.open().map_err(failed)?;
-        Ok(Desk { config, environment, format, data_dir, storage, user })
+        Ok(Desk { config, environment, format, location, storage, user })
     }
 
     /// Where clients are looked after.
@@ -73,12 +74,22 @@ impl<'a> Desk<'a> {
         &*self.storage
     }
 
+    /// How the database is.
+    pub fn upkeep(&self) -> &dyn Upkeep {
+        &*self.storage
+    }
+
+    /// The directory that the database is in, where it is in one.
+    pub fn data_dir(&self) -> Option<&Path> {
+        self.location.directory()
+    }
+
     /// Records something that is not about one client, and tells the running server.
     pub fn record(&self, action: &str, detail: &str) -> Result<(), Refusal> {
         let event = event(&self.user, action, None, detail);
         self.registry().amending(|writer| writer.record(&event)).map_err(failed)?;
         control::note(
-            &self.data_dir,
+            self.location.directory(),
             self.environment,
             &format!("operator {}: {action} ({detail})", self.user),
         );
@@ -108,7 +119,7 @@ impl<'a> Desk<'a> {
         if obstacle.is_none() {
             let detail = if detail.is_empty() { String::new() } else { format!(" ({detail})") };
             let line = format!("operator {}: {action} of client {client:?}{detail}", self.user);
-            control::note(&self.data_dir, self.environment, &line);
+            control::note(self.location.directory(), self.environment, &line);
         }
         Ok(obstacle)
     }
@@ -140,8 +151,11 @@ pub fn now() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// The data directory of a server with this configuration. Creates nothing.
-pub fn locate(config: &Config, environment: &Environment) -> Result<PathBuf, Refusal> {
+/// Where a server with this configuration has its data. Creates nothing.
+pub fn locate(config: &Config, environment: &Environment) -> Result<Location, Refusal> {
+    if let Some(location) = Location::elsewhere(config).map_err(|message| refusal(CONFIGURATION, message))? {
+        return Ok(location);
+    }
     let data_dir = place::data_dir(config, environment).map_err(|message| refusal(CONFIGURATION, message))?;
     if place::is_personal(config, environment, &data_dir) && Path::new(SYSTEM).exists() {
         let message = format!(
@@ -151,14 +165,20 @@ pub fn locate(config: &Config, environment: &Environment) -> Result<PathBuf, Ref
         );
         return Err(refusal(NOT_PERMITTED, message));
     }
-    Ok(data_dir)
+    Ok(Location::Directory(data_dir))
 }
 
-fn no_database(database: &Path) -> Refusal {
+fn no_database(location: &Location) -> Refusal {
+    if location.directory().is_none() {
+        let message = format!(
+            "{location} has no tables yet: the server makes them when it starts, and so does `sync-server admin \
+             add-client`"
+        );
+        return refusal(FAILURE, message);
+    }
     let message = format!(
-        "there is no database {} yet: the server makes it when it starts, and so does `sync-server admin \
-         add-client`; if there should be one, name its directory with DATA_DIR or --data-dir",
-        database.display()
+        "there is no database {location} yet: the server makes it when it starts, and so does `sync-server admin \
+         add-client`; if there should be one, name its directory with DATA_DIR or --data-dir"
     );
     refusal(FAILURE, message)
 }
@@ -238,10 +258,9 @@ fn check_user(data_dir: &Path, database: &Path) -> Result<(), Refusal> {
 }
 
 /// Sees to it that the database has this program's tables, as the server does when it starts.
-fn bring_up_to_date(
+pub fn bring_up_to_date(
     config: &Config,
     location: &Location,
-    data_dir: &Path,
     format: Format,
     makes: bool,
 ) -> Result<(), Refusal> {
@@ -249,13 +268,13 @@ fn bring_up_to_date(
     loop {
         match location.standing().map_err(failed)? {
             Standing::Current => return Ok(()),
-            Standing::Missing if !makes => return Err(no_database(&data_dir.join(FILE_NAME))),
+            Standing::Missing if !makes => return Err(no_database(location)),
             Standing::Missing | Standing::Older => {}
         }
         let progress = if format == Format::People { tell } else { |_: &str| () };
-        match DirectoryLock::take(data_dir) {
+        match location.directory().map(DirectoryLock::take).transpose() {
             Ok(_lock) => {
-                location.prepare(&config.migration, progress).map_err(failed)?;
+                location.prepare(config.migrate, &config.migration, progress).map_err(failed)?;
             }
             Err(why) if Instant::now() >= deadline => {
                 let message = format!("{why}; its database is that of an older release: restart it first");

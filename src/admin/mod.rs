@@ -8,26 +8,28 @@ mod add;
 mod audit;
 mod backup;
 mod change;
+mod check;
 mod columns;
 mod desk;
 mod devices;
 mod list;
+mod migrate;
 mod naming;
 mod progress;
 mod restore;
 mod secret;
 mod settings;
+mod stats;
 mod user;
 
 use crate::config::{Config, Environment};
 use crate::protocol::ClientId;
-use crate::storage::sqlite::FILE_NAME;
+use crate::storage::location::Location;
 use crate::storage::{Error, Kind};
 use desk::Desk;
 use serde::Serialize;
 use serde_json::json;
 use std::io::Write;
-use std::path::Path;
 
 /// What an operator asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +62,12 @@ pub enum Verb {
     VerifyBackup { file: String },
     /// Put what a backup holds in the place of the database.
     Restore { file: String, yes: bool },
+    /// Look whether everything that the database holds is whole.
+    Check,
+    /// Say how much there is, and how much room it takes.
+    Stats,
+    /// Bring the database's tables up to date, or print the SQL that does.
+    Migrate { dry_run: bool },
     /// List what operators changed.
     Audit { client: Option<String>, limit: usize },
 }
@@ -159,12 +167,14 @@ struct Output {
     warnings: Vec<String>,
     /// Whether all of this goes to standard error, for standard output has something else.
     aside: bool,
+    /// 0, unless what was found is to be told from what should be.
+    exit_code: u8,
 }
 
 impl Output {
     fn new(text: String, json: &impl Serialize) -> Output {
         let json = serde_json::to_string_pretty(json).expect("plain values are always JSON");
-        Output { text, json: format!("{json}\n"), warnings: Vec::new(), aside: false }
+        Output { text, json: format!("{json}\n"), warnings: Vec::new(), aside: false, exit_code: 0 }
     }
 }
 
@@ -177,20 +187,21 @@ pub fn run(verb: &Verb, config: &Config, environment: &Environment, format: Form
         return tell(backup::verify(file, format), None, format);
     }
     let located = desk::locate(config, environment);
-    let database = located.as_ref().ok().map(|dir| dir.join(FILE_NAME));
+    let database = located.as_ref().ok().map(Location::to_string);
     if let (Some(database), Format::People) = (&database, format) {
-        eprintln!("database: {}", database.display());
+        eprintln!("database: {database}");
     }
     let makes = matches!(verb, Verb::AddClient(_));
-    let outcome = located.and_then(|data_dir| match verb {
-        Verb::Restore { file, yes } => restore::run(environment, &data_dir, file, *yes, format),
-        _ => act(&Desk::open(config, environment, data_dir, format, makes)?, verb),
+    let outcome = located.and_then(|location| match verb {
+        Verb::Restore { file, yes } => restore::run(environment, &location, file, *yes, format),
+        Verb::Migrate { dry_run } => migrate::run(config, environment, &location, *dry_run, format),
+        _ => act(&Desk::open(config, environment, location, format, makes)?, verb),
     });
     tell(outcome, database.as_deref(), format)
 }
 
 /// Prints what came of a verb; returns the exit code.
-fn tell(outcome: Result<Output, Refusal>, database: Option<&Path>, format: Format) -> u8 {
+fn tell(outcome: Result<Output, Refusal>, database: Option<&str>, format: Format) -> u8 {
     match outcome {
         Ok(output) => {
             warn(&output.warnings, database, format);
@@ -200,7 +211,7 @@ fn tell(outcome: Result<Output, Refusal>, database: Option<&Path>, format: Forma
             } else {
                 print(text)
             }
-            0
+            output.exit_code
         }
         Err(refusal) => {
             complain(&refusal.message, database, format);
@@ -210,14 +221,14 @@ fn tell(outcome: Result<Output, Refusal>, database: Option<&Path>, format: Forma
 }
 
 /// Prints why a verb did not do what it was asked.
-pub fn complain(message: &str, database: Option<&Path>, format: Format) {
+pub fn complain(message: &str, database: Option<&str>, format: Format) {
     match format {
         Format::People => eprintln!("error: {message}"),
         Format::Programs => eprintln!("{}", json!({ "database": database, "error": message })),
     }
 }
 
-fn warn(warnings: &[String], database: Option<&Path>, format: Format) {
+fn warn(warnings: &[String], database: Option<&str>, format: Format) {
     match format {
         Format::People => warnings.iter().for_each(|warning| eprintln!("warning: {warning}")),
         Format::Programs => eprintln!("{}", json!({ "database": database, "warnings": warnings })),
@@ -244,8 +255,12 @@ fn act(desk: &Desk, verb: &Verb) -> Result<Output, Refusal> {
         Verb::ListDevices { client } => devices::list(desk, client),
         Verb::RemoveDevice { client, device, yes } => devices::remove(desk, client, device, *yes),
         Verb::Backup { file, yes } => backup::write(desk, file, *yes),
-        // These two want no open database.
-        Verb::VerifyBackup { .. } | Verb::Restore { .. } => unreachable!("it was done before"),
+        // These want no open database.
+        Verb::VerifyBackup { .. } | Verb::Restore { .. } | Verb::Migrate { .. } => {
+            unreachable!("it was done before")
+        }
+        Verb::Check => check::run(desk),
+        Verb::Stats => stats::show(desk),
         Verb::Audit { client, limit } => audit::list(desk, client.as_deref(), *limit),
     }
 }

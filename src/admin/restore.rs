@@ -3,7 +3,7 @@
 use super::backup::{Shown, Steps, holds, open, unusable};
 use super::columns::{moment, table};
 use super::desk::{enter, event, now};
-use super::{Format, IN_USE, Output, Refusal, USAGE, failed, refusal};
+use super::{Format, IN_USE, Output, Refusal, USAGE, failed, refusal, user};
 use crate::archive::{Head, Summary};
 use crate::backup::{self, directory::stamp};
 use crate::config::Environment;
@@ -55,25 +55,26 @@ struct Restored<'a> {
 
 pub fn run(
     environment: &Environment,
-    data_dir: &Path,
+    location: &Location,
     file: &str,
     yes: bool,
     format: Format,
 ) -> Result<Output, Refusal> {
     // Before the process becomes the data directory's owner, who may not be allowed to read it.
     let (mut input, length) = open(file)?;
-    let user = enter(environment, data_dir)?;
-    let location = Location::Directory(data_dir.to_owned());
-    let _lock = alone(data_dir)?;
-    if !yes {
-        refuse_to_replace(&location)?;
+    let (user, _lock) = match location.directory() {
+        Some(data_dir) => (enter(environment, data_dir)?, Some(alone(data_dir)?)),
+        None => (user::asking(environment), None),
+    };
+    if !yes || location.directory().is_none() {
+        refuse_to_replace(location)?;
     }
     if length.is_some() {
         verify(file, &mut input, length, format)?;
     }
-    let before = clients_of(&location);
+    let before = clients_of(location);
     let mut after = Clients::new();
-    let (head, summary, kept) = replace(&location, file, &user, (&input, length), format, &mut after)?;
+    let (head, summary, kept) = replace(location, file, &user, (&input, length), format, &mut after)?;
     let ahead = ahead(before.as_ref(), &after);
     let mut text = format!("Restored {}, as of {}.\n", holds(&summary), moment(head.created));
     if let Some(kept) = &kept {
@@ -109,6 +110,13 @@ fn refuse_to_replace(location: &Location) -> Result<(), Refusal> {
         Ok(true) => "holds data".to_owned(),
         Err(error) => format!("may hold data ({error})"),
     };
+    if location.directory().is_none() {
+        let message = format!(
+            "{location} {what}, and nothing in it can be put aside. Nothing was changed: restore into an empty database, \
+             and have the server use that"
+        );
+        return Err(refusal(USAGE, message));
+    }
     let message = format!(
         "{location} {what}. Nothing was changed: say --yes to restore in its place, it is kept under another name; or \
          name an empty data directory"

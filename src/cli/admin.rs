@@ -22,6 +22,7 @@ pub fn command() -> Command {
         .subcommands(changing())
         .subcommands(devices())
         .subcommands(keeping())
+        .subcommands(overseeing())
 }
 
 fn adding() -> [Command; 1] {
@@ -86,7 +87,7 @@ fn devices() -> [Command; 3] {
     ]
 }
 
-fn keeping() -> [Command; 3] {
+fn keeping() -> [Command; 4] {
     let file = |help: &'static str| Arg::new("FILE").required(true).help(help);
     [
         Command::new("backup")
@@ -100,6 +101,17 @@ fn keeping() -> [Command; 3] {
             .about("Put what a backup holds in the place of the database, while no server runs")
             .arg(file("The backup; - is standard input"))
             .arg(flag("yes", "Replace a database that holds data; it is kept aside")),
+        Command::new("migrate")
+            .about("Bring the database's tables up to date, as the server does when it starts")
+            .arg(flag("dry-run", "Print the SQL that would be run, and change nothing")),
+    ]
+}
+
+fn overseeing() -> [Command; 2] {
+    [
+        Command::new("check")
+            .about("Look whether the database and every client's history are whole; exits with 0 or 1"),
+        Command::new("stats").about("Say how much there is, and how much room it takes"),
     ]
 }
 
@@ -147,7 +159,10 @@ pub fn verb(name: &str, matches: &ArgMatches) -> Verb {
         }
         "backup" => Verb::Backup { file: file(), yes: matches.get_flag("yes") },
         "verify-backup" => Verb::VerifyBackup { file: file() },
+        "migrate" => Verb::Migrate { dry_run: matches.get_flag("dry-run") },
         "restore" => Verb::Restore { file: file(), yes: matches.get_flag("yes") },
+        "check" => Verb::Check,
+        "stats" => Verb::Stats,
         "audit" => {
             let limit = matches.get_one::<u32>("limit").copied().unwrap_or(u32::MAX);
             Verb::Audit { client: text("CLIENT"), limit: limit as usize }

@@ -6,6 +6,7 @@
 
 mod declared;
 pub mod file;
+mod networks;
 pub mod place;
 pub mod render;
 mod resolve;
@@ -16,6 +17,7 @@ mod value;
 mod warning;
 
 pub use declared::Declared;
+pub use networks::{Networks, Proxies};
 pub use resolve::{Effective, Resolved, resolve};
 pub use source::{Flags, Origin, Secret, Sources};
 pub use value::label;
@@ -23,6 +25,7 @@ pub use value::label;
 use crate::protocol::{ClientId, SnapshotPolicy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,12 +39,24 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Where to listen, at least one.
     pub listen: Vec<Endpoint>,
+    /// Where plain HTTP is spoken beside HTTPS, without the protocol.
+    pub http_listen: Vec<Endpoint>,
     /// The path under which the protocol is served; begins and ends with `/`.
     pub base_path: String,
     /// The URL that clients use, where the operator named it; ends with `/`.
     pub public_url: Option<String>,
+    /// The proxies that are believed.
+    pub trusted_proxies: Proxies,
+    /// How they tell who is behind them.
+    pub real_address: RealAddress,
     /// The server's own certificate.
     pub tls: Tls,
+    /// The Postgres database that is used instead of SQLite.
+    pub connection: Option<Connection>,
+    /// How it is used.
+    pub postgres: Postgres,
+    /// Whether the program brings a database's tables up to date by itself.
+    pub migrate: bool,
     /// The data directory, where the operator named it; absolute.
     pub data_dir: Option<PathBuf>,
     /// The clients that may use the server; `None`: all.
@@ -79,6 +94,32 @@ impl Default for Config {
     }
 }
 
+/// A connection string, which may hold a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Connection(pub String);
+
+/// Without what is secret.
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connection(…)")
+    }
+}
+
+/// How connections to Postgres are made and used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Postgres {
+    /// Connections that may be open at once.
+    pub connections: usize,
+    /// How long one may take to be made.
+    pub connect_timeout: Duration,
+    /// How long a statement may take.
+    pub statement_timeout: Duration,
+    /// After how long one that is not used is closed.
+    pub idle_timeout: Duration,
+    /// Whether statements are prepared once for each connection.
+    pub prepare: bool,
+}
+
 /// Backups that are made by themselves: where there is an interval, there is a directory.
 #[derive(Clone, Debug, Default)]
 pub struct Backup {
@@ -110,6 +151,18 @@ impl Endpoint {
             }
         }
     }
+}
+
+/// How a proxy tells who is behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RealAddress {
+    /// By the header X-Forwarded-For.
+    #[default]
+    XForwardedFor,
+    /// By the header Forwarded of RFC 7239.
+    Forwarded,
+    /// By a header of the PROXY protocol, with which each connection begins.
+    ProxyProtocol,
 }
 
 /// The server's own certificate: PEM files, absolute. With the first two every TCP listener speaks

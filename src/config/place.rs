@@ -24,6 +24,17 @@ pub fn data_dir(config: &Config, environment: &Environment) -> Result<PathBuf, S
     }
 }
 
+/// The data directory of a server that keeps its data there; `None` for one that keeps it elsewhere.
+///
+/// # Errors
+/// As [`data_dir`].
+pub fn local(config: &Config, environment: &Environment) -> Result<Option<PathBuf>, String> {
+    match config.connection {
+        Some(_) => Ok(None),
+        None => data_dir(config, environment).map(Some),
+    }
+}
+
 /// Whether a data directory that [`data_dir`] gave is the calling user's own: nobody named it, and it
 /// is neither the service manager's nor the system's.
 pub fn is_personal(config: &Config, environment: &Environment, data_dir: &Path) -> bool {

@@ -3,7 +3,7 @@
 use super::file::{self, Content, Found};
 use super::setting::{Setting, Shape};
 use super::source::{Origin, Sources};
-use super::{Backup, Config, Limits, Log, LogFormat, Migration, Tls};
+use super::{Backup, Config, Limits, Log, LogFormat, Migration, Postgres, Proxies, RealAddress, Tls};
 use super::{table, warning};
 use crate::protocol::SnapshotPolicy;
 use std::collections::BTreeMap;
@@ -59,19 +59,12 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, Vec<String>> {
             Err(problem) => problems.push(problem),
         }
     }
-    if sources.environment.var("CONNECTION").is_some() {
-        // Ignored, it would start an empty history beside the one that people have.
-        problems.push(
-            "environment CONNECTION: this version keeps its data in SQLite only and cannot use a Postgres database; \
-             unset CONNECTION, or go on with taskchampion-sync-server-postgres"
-                .to_owned(),
-        );
-    }
     config.clients = found.clients;
     config.file = sources.file.as_ref().map(|file| file.path.clone());
     if problems.is_empty() {
         problems.extend(contradiction(&config, &effective));
         problems.extend(half_a_pair(&config.tls, &effective));
+        problems.extend(side_door_alone(&config, &effective));
         problems.extend(open_and_closed(&config, &effective));
         problems.extend(nowhere(&config.backup, &effective));
     }
@@ -87,9 +80,21 @@ fn blank() -> Config {
     Config {
         file: None,
         listen: Vec::new(),
+        http_listen: Vec::new(),
         base_path: String::new(),
         public_url: None,
+        trusted_proxies: Proxies::default(),
+        real_address: RealAddress::default(),
         tls: Tls::default(),
+        connection: None,
+        postgres: Postgres {
+            connections: 0,
+            connect_timeout: Duration::ZERO,
+            statement_timeout: Duration::ZERO,
+            idle_timeout: Duration::ZERO,
+            prepare: false,
+        },
+        migrate: false,
         data_dir: None,
         client_id: None,
         clients: Vec::new(),
@@ -158,6 +163,14 @@ fn surroundings(setting: &Setting, sources: &Sources) -> Result<Option<(Origin, 
         let text = secret.file.text.as_ref().map_err(|why| {
             format!("{} ({}): {why}; correct the path or the file's permissions", setting.key, secret.origin)
         })?;
+        if setting.kind.shape == Shape::One {
+            let text = text.trim();
+            given.push((
+                secret.origin.clone(),
+                Some(text).filter(|text| !text.is_empty()).map(str::to_owned).into_iter().collect(),
+            ));
+            continue;
+        }
         let lines = text.lines().map(|line| remark_off(setting, line));
         let lines = lines.flat_map(str::split_whitespace).flat_map(|text| split(setting, text)).collect();
         given.push((secret.origin.clone(), lines));
@@ -246,6 +259,18 @@ fn half_a_pair(tls: &Tls, effective: &[Effective]) -> Option<String> {
     };
     let origin = &effective_of(effective, given)?.origin;
     Some(format!("{given} ({origin}): of no use without {missing}; give that as well, or leave {given} out"))
+}
+
+/// Beside plain HTTP there is nothing to send anyone to.
+fn side_door_alone(config: &Config, effective: &[Effective]) -> Option<String> {
+    if config.http_listen.is_empty() || config.tls.cert.is_some() {
+        return None;
+    }
+    let origin = &effective_of(effective, "http_listen")?.origin;
+    Some(format!(
+        "http_listen ({origin}): of no use without HTTPS, for listen speaks plain HTTP itself; give tls.cert and \
+         tls.key as well, or leave http_listen out"
+    ))
 }
 
 /// A client that its first upload would create has no device yet.

@@ -1,8 +1,8 @@
 //! Every option, declared once: flag, variable, key, documentation and meaning all come from here.
 
-use super::LogFormat;
 use super::setting::{Kind, Names, Setting, Shape};
 use super::value::{self, Parsed};
+use super::{LogFormat, RealAddress};
 
 const DERIVED: Names = Names { short: None, long: None, variable: None, alias: None };
 
@@ -14,6 +14,8 @@ static ADDRESSES: Kind = Kind {
     shape: Shape::List,
     ..kind("ADDRESS", "a host and a port such as localhost:8080 or [::]:8080, or unix: and a path")
 };
+static TCP_ADDRESSES: Kind =
+    Kind { shape: Shape::List, ..kind("ADDRESS", "a host and a port such as [::]:80") };
 static CLIENT_IDS: Kind = Kind {
     shape: Shape::List,
     ..kind("CLIENT_ID", "a UUID such as a client ID of Taskwarrior, sync.server.client_id")
@@ -25,12 +27,16 @@ static PATH: Kind = Kind { names_file: true, ..kind("PATH", "a path") };
 static SIZE: Kind = kind("SIZE", "a size such as 100MiB");
 static TIME: Kind = kind("TIME", "a time such as 30s, 5m or 500ms");
 static INTERVAL: Kind = kind("TIME", "a time such as 24h or 7days");
+static PROXIES: Kind =
+    Kind { shape: Shape::List, ..kind("ADDRESS", "an address, a network such as 10.0.0.0/8, or unix") };
+static REAL_ADDRESS: Kind = kind("HEADER", "x-forwarded-for, forwarded or proxy-protocol");
 static URL_PATH: Kind = kind("PATH", "a path such as /tasks/");
 static URL: Kind = kind("URL", "a URL such as https://tasks.example.org/");
 static LEVELS: Kind = kind(
     "LEVELS",
     "off, error, warn, info, debug or trace, for all or by module: warn,sync_server::http=debug",
 );
+static CONNECTION: Kind = kind("CONNECTION", "a URI such as postgresql://user:password@host/database");
 static FORMAT: Kind = kind("FORMAT", "text or json");
 
 /// What most options are like.
@@ -90,6 +96,20 @@ pub static TABLE: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        key: "http_listen",
+        section: NETWORK,
+        kind: &TCP_ADDRESSES,
+        unset: "none",
+        example: "[::]:80",
+        doc: "Where to speak plain HTTP beside HTTPS",
+        long: "For people who type the name into a browser: they are sent to the HTTPS address. Clients are \
+               refused there and never redirected, for a redirect loses what they upload, and the log names the \
+               URL that they must use. /healthz and /readyz are answered. The HTTPS addresses are those of \
+               listen.",
+        set: |config, text, _| push(&mut config.http_listen, value::tcp_endpoint(text)),
+        ..PLAIN
+    },
+    Setting {
         key: "base_path",
         section: NETWORK,
         kind: &URL_PATH,
@@ -109,6 +129,40 @@ pub static TABLE: &[Setting] = &[
         doc: "The URL that clients use",
         long: "What the server prints for people who set up Taskwarrior. Needed where a proxy stands in front.",
         set: |config, text, _| put_some(&mut config.public_url, value::url(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "trusted_proxies",
+        section: NETWORK,
+        kind: &PROXIES,
+        unset: "none",
+        example: "127.0.0.1",
+        doc: "The proxies that are believed when they name a client's address",
+        long: "Addresses and networks, and the word unix for whoever comes by a unix socket. The address that such a \
+               proxy names is the one that is logged and counted; without this all who are behind a proxy look like \
+               one. Never name a network from which clients come by themselves: they could call themselves anything.",
+        set: |config, text, _| config.trusted_proxies.add(text),
+        ..PLAIN
+    },
+    Setting {
+        key: "real_address",
+        section: NETWORK,
+        kind: &REAL_ADDRESS,
+        default: Some("x-forwarded-for"),
+        doc: "How trusted proxies name a client's address",
+        long: "By the header X-Forwarded-For, the header Forwarded (RFC 7239), or the PROXY protocol, version 1 or 2. \
+               The last address that is no trusted proxy's counts. With proxy-protocol every connection of a trusted \
+               proxy must begin with that header, before TLS too, and `sync-server healthcheck` sends one where its \
+               own address is trusted.",
+        set: |config, text, _| {
+            config.real_address = match text {
+                "x-forwarded-for" => RealAddress::XForwardedFor,
+                "forwarded" => RealAddress::Forwarded,
+                "proxy-protocol" => RealAddress::ProxyProtocol,
+                _ => return Err("is no such header".to_owned()),
+            };
+            Ok(text.to_owned())
+        },
         ..PLAIN
     },
     Setting {
@@ -214,7 +268,7 @@ pub static TABLE: &[Setting] = &[
         example: "/var/lib/sync-server",
         names: Names { short: Some('d'), ..DERIVED },
         doc: "The directory that holds the database",
-        long: "The database is taskchampion-sync-server.sqlite3 there. One that taskchampion-sync-server wrote is \
+        long: "Of no meaning with connection. The database is taskchampion-sync-server.sqlite3 there. One that taskchampion-sync-server wrote is \
                used as it is. Unless told otherwise the server takes $STATE_DIRECTORY, else \
                /var/lib/sync-server where that can be written, else sync-server in $XDG_DATA_HOME or \
                ~/.local/share; and where that holds no database, but /var/lib/taskchampion-sync-server or its \
@@ -223,12 +277,92 @@ pub static TABLE: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        key: "connection",
+        section: STORAGE,
+        kind: &CONNECTION,
+        unset: "none: SQLite in data_dir",
+        example: "postgresql://sync-server@db.example.org/tasks?sslmode=verify-full",
+        secret: true,
+        names: Names { short: Some('c'), ..DERIVED },
+        doc: "The Postgres database to use instead of SQLite",
+        long: "A URI or keys and values, as libpq takes them; with it data_dir has no meaning. Several hosts are \
+               tried in their order, for the one that takes writes. sslmode is disable, prefer, require, verify-ca or \
+               verify-full, with the authorities in the PEM file sslrootcert, or else the public ones; sslcert and \
+               sslkey name a certificate of our own. The tables are made by the first start; one of \
+               taskchampion-sync-server-postgres is used as it is. Any number of servers may use one database.",
+        set: |config, text, _| put_some(&mut config.connection, value::connection(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "postgres.connections",
+        section: STORAGE,
+        kind: &NUMBER,
+        default: Some("16"),
+        doc: "How many connections to Postgres may be open at once",
+        long: "Of each server. All of them together must stay below max_connections of the database.",
+        set: |config, text, _| put(&mut config.postgres.connections, value::count(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "postgres.connect_timeout",
+        section: STORAGE,
+        kind: &TIME,
+        default: Some("3s"),
+        doc: "How long a connection to Postgres may take to be made",
+        long: "Of several hosts each may take as long. A request that needs a connection and gets none is answered 503.",
+        set: |config, text, _| put(&mut config.postgres.connect_timeout, value::duration(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "postgres.statement_timeout",
+        section: STORAGE,
+        kind: &TIME,
+        default: Some("10s"),
+        doc: "How long Postgres may take for one statement",
+        long: "Then its request is answered 503. A request that waited as long for its turn is, too.",
+        set: |config, text, _| put(&mut config.postgres.statement_timeout, value::duration(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "postgres.idle_timeout",
+        section: STORAGE,
+        kind: &TIME,
+        default: Some("10m"),
+        doc: "After how long a connection to Postgres that is not used is closed",
+        long: "One stays open.",
+        set: |config, text, _| put(&mut config.postgres.idle_timeout, value::duration(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "postgres.prepare",
+        section: STORAGE,
+        kind: &SWITCH,
+        default: Some("true"),
+        doc: "Whether statements are prepared once for each connection to Postgres",
+        long: "Set it to false behind a pooler that hands connections on between transactions, as pgbouncer does with \
+               pool_mode = transaction. Nothing is then set for a session: put timeouts into the role, with ALTER ROLE.",
+        set: |config, text, _| put(&mut config.postgres.prepare, value::switch(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "migrate",
+        section: STORAGE,
+        kind: &OFF,
+        default: Some("true"),
+        names: Names { long: Some("no-migrate"), ..DERIVED },
+        doc: "Whether the database's tables are brought up to date at the start",
+        long: "With false, or the flag, a start on tables of another release fails and says what to do: \
+               `sync-server admin migrate` does it, and with --dry-run prints the SQL.",
+        set: |config, text, _| put(&mut config.migrate, value::switch(text)),
+        ..PLAIN
+    },
+    Setting {
         key: "migration.copy",
         section: STORAGE,
         kind: &SWITCH,
         default: Some("true"),
         doc: "Whether a copy of the database is kept before its tables are changed",
-        long: "Made once before a new release, or the first start on a database of taskchampion-sync-server, \
+        long: "Of SQLite only: make a dump of Postgres yourself. Made once before a new release, or the first start on a database of taskchampion-sync-server, \
                changes the tables of a database that holds data. It needs as much space as the database.",
         set: |config, text, _| put(&mut config.migration.copy, value::switch(text)),
         ..PLAIN

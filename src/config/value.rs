@@ -3,7 +3,7 @@
 //! Every function gives the value and its text as `config show` prints it, or says in a few words
 //! what is wrong, to be put behind the offending text: "is not a whole number".
 
-use super::Endpoint;
+use super::{Connection, Endpoint};
 use crate::protocol::ClientId;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -28,6 +28,11 @@ pub fn endpoint(text: &str, cwd: &Path) -> Parsed<Endpoint> {
         let (socket, shown) = path(socket, cwd)?;
         return Ok((Endpoint::Unix(socket), format!("unix:{shown}")));
     }
+    tcp_endpoint(text)
+}
+
+/// The same without unix sockets.
+pub fn tcp_endpoint(text: &str) -> Parsed<Endpoint> {
     if text.contains('/') {
         return Err("is not an address and a port (and no URL)".to_owned());
     }
@@ -99,6 +104,15 @@ pub fn url(text: &str) -> Parsed<String> {
         return Err("has a query, a fragment or white space".to_owned());
     }
     same(format!("{}/", text.trim_end_matches('/')))
+}
+
+/// Where a Postgres is, as libpq takes it: a URI, or keys and values.
+pub fn connection(text: &str) -> Parsed<Connection> {
+    let is_uri = ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme));
+    if !is_uri && (text.contains("://") || !text.contains('=')) {
+        return Err("is neither a URI that begins with postgresql:// nor made of keys and values".to_owned());
+    }
+    Ok((Connection(text.to_owned()), text.to_owned()))
 }
 
 /// A path, made absolute against the working directory.

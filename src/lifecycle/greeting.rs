@@ -1,6 +1,7 @@
 //! What the log says at the start: what runs where, and what to put into Taskwarrior.
 
 use crate::config::{Config, Endpoint, Environment};
+use crate::storage::location::Location;
 use crate::storage::owner::quoted;
 use crate::storage::registry::Registry;
 use std::path::Path;
@@ -10,11 +11,26 @@ pub fn begin() {
     log::info!("sync-server {}", env!("CARGO_PKG_VERSION"));
 }
 
-/// All that a person needs to know of a server that serves. `urls` are those of its listeners.
-pub fn serving(config: &Config, environment: &Environment, data_dir: &Path, urls: &[String]) {
-    log::info!("data directory {}: {}", data_dir.display(), why(config, environment, data_dir));
+/// All that a person needs to know of a server that serves. `urls` are those of its listeners, `asides`
+/// those of plain HTTP beside HTTPS.
+pub fn serving(
+    config: &Config,
+    environment: &Environment,
+    location: &Location,
+    urls: &[String],
+    asides: &[String],
+) {
+    match location.directory() {
+        Some(data_dir) => {
+            log::info!("data directory {}: {}", data_dir.display(), why(config, environment, data_dir));
+        }
+        None => log::info!("{location}"),
+    }
     for url in urls {
         log::info!("listening on {url}");
+    }
+    for url in asides {
+        log::info!("plain HTTP at {url} sends people to HTTPS, and refuses clients");
     }
     log::info!("{}", clients(config));
     if config.require_device {
@@ -43,8 +59,11 @@ pub fn nobody(config: &Config, registry: &dyn Registry) -> Option<String> {
     if config.create_clients || !is_empty() {
         return None;
     }
-    let place =
-        config.data_dir.as_deref().map_or(String::new(), |dir| format!(" --data-dir {}", quoted(dir)));
+    let place = config
+        .data_dir
+        .as_deref()
+        .filter(|_| config.connection.is_none())
+        .map_or(String::new(), |dir| format!(" --data-dir {}", quoted(dir)));
     Some(format!(
         "no client exists yet, and unknown ones are refused, so nobody can sync: `sync-server admin add-client{place}` \
          makes one and prints what to put into Taskwarrior"

@@ -7,10 +7,11 @@ use super::{Failure, Premises, declared, failure, greeting, notify};
 use crate::backup::schedule::Schedule;
 use crate::config::{Config, Environment};
 use crate::control::Socket;
-use crate::http::App;
-use crate::listen::{self, Listener};
+use crate::http::{App, Entrance, SideDoor};
+use crate::listen;
 use crate::service::Policy;
 use crate::storage::Storage;
+use crate::storage::location::Location;
 use crate::storage::lock::DirectoryLock;
 use crate::tls::Acceptor;
 use crate::workers::{Threads, Workers};
@@ -42,7 +43,7 @@ pub fn run(
     log: &logging::Handle,
     ready: impl FnOnce(),
 ) -> Result<(), Failure> {
-    let Premises { data_dir, location, lock, listeners, tls, mut warnings } = premises;
+    let Premises { location, lock, listeners, tls, mut warnings } = premises;
     let (tls, certificate) = tls.map(|(acceptor, report)| (Arc::new(acceptor), report)).unzip();
     let storage = location.open().map_err(|error| failure(error.message))?;
     declared::provide(&*storage, &config.clients).map_err(failure)?;
@@ -64,16 +65,20 @@ pub fn run(
     };
     main.block_on(async {
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let url = |listener: &Listener| listener.url(scheme, &config.base_path);
-        let urls: Vec<_> = listeners.iter().map(url).collect();
+        let (main, side): (Vec<_>, Vec<_>) =
+            listeners.iter().partition(|listener| listener.entrance() == Entrance::Main);
+        let urls: Vec<_> = main.iter().map(|listener| listener.url(scheme, &config.base_path)).collect();
+        let asides: Vec<_> = side.iter().map(|listener| listener.url("http", "/")).collect();
+        let port = main.iter().find_map(|listener| listener.port());
+        let side = tls.clone().zip(port).map(|(tls, port)| SideDoor::new(config, port, tls));
         let status = format!("serving at {}", urls.join(" "));
-        let app = Arc::new(App::new(config, workers.clone()));
+        let app = Arc::new(App::new(config, workers.clone(), side));
         let (stop, stopped) = watch::channel(false);
         let mut serving = network.spawn(listen::run(listeners, tls.clone(), app, stopped));
         network.spawn(notify::watchdog(workers));
         let on_disk = OnDisk { log: log.clone(), tls, status };
-        open_control_socket(&data_dir, environment, &lock, &on_disk);
-        greeting::serving(config, environment, &data_dir, &urls);
+        open_control_socket(&location, environment, lock.as_ref(), &on_disk);
+        greeting::serving(config, environment, &location, &urls, &asides);
         if let Some(certificate) = certificate {
             certificate.log();
         }
@@ -167,11 +172,20 @@ impl OnDisk {
 
 /// Without the socket the server serves as well as with it, and some file systems have no sockets:
 /// no reason to refuse the start.
-fn open_control_socket(data_dir: &Path, environment: &Environment, lock: &DirectoryLock, on_disk: &OnDisk) {
-    let path = control::path(data_dir, environment);
+fn open_control_socket(
+    location: &Location,
+    environment: &Environment,
+    lock: Option<&DirectoryLock>,
+    on_disk: &OnDisk,
+) {
+    let path = control::path(location.directory(), environment);
+    if location.directory().is_none() && !path.parent().is_some_and(Path::is_dir) {
+        log::debug!("`sync-server reload` needs $RUNTIME_DIRECTORY; the signal HUP does without");
+        return;
+    }
     match Socket::bind(&path) {
         Ok(socket) => {
-            lock.write_control_socket(&path);
+            lock.iter().for_each(|lock| lock.write_control_socket(&path));
             let on_disk = on_disk.clone();
             tokio::spawn(socket.serve(Arc::new(move |verb| match verb {
                 "reload" => on_disk.reload(),

@@ -4,6 +4,7 @@
 
 pub mod contents;
 mod devices;
+mod upkeep;
 
 use super::location::Database;
 use super::registry::{Entry, Event, LastSync, Registry};
@@ -37,6 +38,11 @@ pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Arc<dyn Database>) {
         let database = open(&here);
         case(&*database, &*database);
     }
+    for (name, case) in upkeep::CASES {
+        println!("conformance: {name}");
+        let here = place();
+        case(&*open(&here));
+    }
     println!("conformance: what was committed is there after reopening");
     let place = place();
     let (client, chain) = with_chain(&*open(&place), 3);
@@ -56,6 +62,7 @@ const CASES: &[Case] = &[
     ("a snapshot is held, counted from and replaced", snapshots),
     ("versions beside a large snapshot are counted exactly", beside_large_snapshot),
     ("bodies without room are measured, not read", no_room),
+    ("a snapshot is poured in pieces, as far as it is wanted", pieces),
     ("empty and odd bytes are kept", odd_bytes),
     ("an error rolls everything back, and the storage is used again", error_rolls_back),
     ("a panic rolls everything back, and the storage is used again", panic_rolls_back),
@@ -219,6 +226,31 @@ fn no_room(storage: &dyn Storage) {
     let read = |room| snapshot(storage, client, room);
     assert_eq!(read(99), Some((chain[0], Body::TooLarge(100))));
     assert_eq!(read(100), Some((chain[0], Body::Bytes(vec![1; 100]))));
+}
+
+fn pieces(storage: &dyn Storage) {
+    let (client, chain) = with_chain(storage, 1);
+    assert_eq!(poured(storage, client, 1, usize::MAX), Vec::<Vec<u8>>::new());
+    let bytes: Vec<u8> = (0..MIB + 1).map(|n| (n / 251) as u8 ^ n as u8).collect();
+    set_snapshot(storage, client, chain[0], 0, &bytes);
+    let seen = poured(storage, client, MIB / 4, usize::MAX);
+    assert!(seen.concat() == bytes, "the snapshot came back changed");
+    assert!(seen.iter().all(|piece| !piece.is_empty() && piece.len() <= MIB / 4));
+    assert!(poured(storage, client, 2 * MIB, usize::MAX).concat() == bytes);
+    assert!(poured(storage, client, MIB / 4, 2) == seen[..2], "it goes on after it was told to stop");
+    set_snapshot(storage, client, chain[0], 0, b"short");
+    assert_eq!(poured(storage, client, 2, usize::MAX).concat(), b"short");
+}
+
+/// The first pieces of the held snapshot.
+fn poured(storage: &dyn Storage, client: ClientId, piece: usize, most: usize) -> Vec<Vec<u8>> {
+    let mut pieces = Vec::new();
+    let mut sink = |piece| {
+        pieces.push(piece);
+        pieces.len() < most
+    };
+    storage.reading(|reader| reader.pour_snapshot(client, piece, &mut sink)).expect("a read works");
+    pieces
 }
 
 fn odd_bytes(storage: &dyn Storage) {
@@ -567,6 +599,7 @@ fn find_large(storage: &dyn Storage, client: ClientId, first: VersionId, bytes: 
     let (id, body) = child(storage, client, NIL, usize::MAX).expect("the version is there");
     assert!(id == first && body == Body::Bytes(bytes.clone()), "the segment came back changed");
     let read = snapshot(storage, client, usize::MAX);
+    assert!(poured(storage, client, MIB, usize::MAX).concat() == bytes, "it was poured changed");
     assert!(read == Some((first, Body::Bytes(bytes))), "the snapshot came back changed");
     let (second, body) = child(storage, client, first, MIB).expect("the version after it is there");
     assert!(body == Body::Bytes(b"after it".to_vec()) && latest(storage, client) == second);

@@ -1,24 +1,28 @@
 //! Where the data is kept: the one place that knows which kinds of databases there are.
 
 use super::contents::{Contents, Visit};
+use super::postgres::{Address, Postgres};
 use super::registry::Registry;
 use super::sqlite::{self, Sqlite};
-use super::{Result, Storage};
-use crate::config::Migration;
+use super::upkeep::Upkeep;
+use super::{Error, Kind, Result, Storage};
+use crate::config::{self, Config, Migration};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// An open database, for everyone who has to do with it.
-pub trait Database: Storage + Registry + Contents {}
+pub trait Database: Storage + Registry + Contents + Upkeep {}
 
-impl<T: Storage + Registry + Contents> Database for T {}
+impl<T: Storage + Registry + Contents + Upkeep> Database for T {}
 
 /// A database that may not exist yet.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Location {
     /// SQLite in this directory.
     Directory(PathBuf),
+    /// A Postgres somewhere, and how it is used.
+    Postgres(Box<Address>, config::Postgres),
 }
 
 /// What there is of a database before it is prepared.
@@ -33,60 +37,113 @@ pub enum Standing {
 }
 
 impl Location {
+    /// The Postgres that the configuration names, if it does.
+    ///
+    /// # Errors
+    /// What is wrong with the connection string.
+    pub fn elsewhere(config: &Config) -> std::result::Result<Option<Location>, String> {
+        let Some(connection) = &config.connection else { return Ok(None) };
+        let address = Address::parse(&connection.0)
+            .map_err(|why| format!("connection: the value (not shown) {why}"))?;
+        Ok(Some(Location::Postgres(Box::new(address), config.postgres)))
+    }
+
     /// The directory that is this server's alone, where there is one.
     pub fn directory(&self) -> Option<&Path> {
-        let Location::Directory(directory) = self;
-        Some(directory)
+        match self {
+            Location::Directory(directory) => Some(directory),
+            Location::Postgres(..) => None,
+        }
     }
 
     /// Makes, adopts or migrates the database, closes it again, and returns what the operator should
-    /// be warned of.
+    /// be warned of. With `migrates` off, one that would have to be changed is an error.
     ///
     /// `progress` hears what takes long, and an empty text as a mere sign of life.
-    pub fn prepare(&self, migration: &Migration, progress: fn(&str)) -> Result<Vec<String>> {
-        let Location::Directory(directory) = self;
-        Sqlite::prepare(directory, migration, progress)
+    pub fn prepare(&self, migrates: bool, migration: &Migration, progress: fn(&str)) -> Result<Vec<String>> {
+        match self {
+            Location::Directory(directory) => {
+                if !migrates && self.standing()? != Standing::Current {
+                    return Err(Error::new(
+                        Kind::Unavailable,
+                        format!(
+                            "{self} is missing or that of another release, and migrate is off: run `sync-server admin \
+                             migrate`"
+                        ),
+                    ));
+                }
+                Sqlite::prepare(directory, migration, progress)
+            }
+            Location::Postgres(address, habits) => Postgres::prepare(address, *habits, migrates, progress),
+        }
     }
 
     /// Looks at the database, and changes nothing.
     ///
     /// # Errors
-    /// [`Kind::Newer`](super::Kind::Newer) for one that a newer release wrote, and all that keeps it
-    /// from being read.
+    /// [`Kind::Newer`] for one that a newer release wrote, and all that keeps it from being read.
     pub fn standing(&self) -> Result<Standing> {
-        let Location::Directory(directory) = self;
-        Sqlite::standing(directory)
+        match self {
+            Location::Directory(directory) => Sqlite::standing(directory),
+            Location::Postgres(address, habits) => Postgres::standing(address, *habits),
+        }
+    }
+
+    /// The SQL that [`Location::prepare`] would run; empty where there is none.
+    pub fn pending(&self) -> Result<String> {
+        match self {
+            Location::Directory(directory) => Sqlite::pending(directory),
+            Location::Postgres(address, habits) => Postgres::pending(address, *habits),
+        }
     }
 
     /// Opens the database, which was prepared.
     pub fn open(&self) -> Result<Arc<dyn Database>> {
-        let Location::Directory(directory) = self;
-        Ok(Arc::new(Sqlite::open(directory)?))
+        Ok(match self {
+            Location::Directory(directory) => Arc::new(Sqlite::open(directory)?),
+            Location::Postgres(address, habits) => Arc::new(Postgres::open(address, *habits)?),
+        })
     }
 
-    /// Whether it holds a client or a version, as far as that can be told without opening it.
+    /// Whether it holds a client or a version.
     pub fn holds_data(&self) -> Result<bool> {
-        let Location::Directory(directory) = self;
-        Sqlite::holds_data(directory)
+        match self {
+            Location::Directory(directory) => Sqlite::holds_data(directory),
+            Location::Postgres(address, habits) => match self.standing()? {
+                Standing::Missing => Ok(false),
+                _ => Postgres::open(address, *habits)?.holds_data(),
+            },
+        }
     }
 
     /// Puts all that `source` visits in the place of what is there, which nobody uses and which is kept
     /// under its name with `suffix` behind; returns where. After an error it is what it was before.
+    ///
+    /// In Postgres nothing can be put aside: there must be no clients and no versions.
     pub fn replace(
         &self,
         suffix: &str,
         source: &mut dyn FnMut(&mut Visit<'_>) -> Result<()>,
     ) -> Result<Option<String>> {
-        let Location::Directory(directory) = self;
-        let kept = Sqlite::replace(directory, suffix, source)?;
-        Ok(kept.map(|kept| kept.display().to_string()))
+        match self {
+            Location::Directory(directory) => {
+                let kept = Sqlite::replace(directory, suffix, source)?;
+                Ok(kept.map(|kept| kept.display().to_string()))
+            }
+            Location::Postgres(address, habits) => {
+                Postgres::prepare(address, *habits, true, |_| ())?;
+                Postgres::open(address, *habits)?.import(source).map(|()| None)
+            }
+        }
     }
 }
 
 /// As people are told it; without what is secret.
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Location::Directory(directory) = self;
-        write!(f, "{}", directory.join(sqlite::FILE_NAME).display())
+        match self {
+            Location::Directory(directory) => write!(f, "{}", directory.join(sqlite::FILE_NAME).display()),
+            Location::Postgres(address, _) => write!(f, "{address}"),
+        }
     }
 }

@@ -37,9 +37,13 @@ fn missing() {
 /// A command that does not run as root, which Postgres refuses.
 pub fn command(program: &Path) -> Command {
     if !is_root() {
-        return Command::new(program);
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+        return command;
     }
     let mut command = Command::new("setpriv");
+    // Whatever becomes of the test, the server ends with it.
+    command.args(["--pdeathsig", "KILL"]);
     let id = user().0.to_string();
     command.args(["--reuid", &id, "--regid", &user().1.to_string(), "--clear-groups", "--"]).arg(program);
     command
@@ -122,7 +126,8 @@ impl Cluster {
         let bin = binaries().expect("it was there before");
         let mut postgres = command(&bin.join("postgres"));
         postgres.arg("-D").arg(self.data()).args(["-p", &self.port.to_string(), "-k"]).arg(self.dir.path());
-        let fast = ["listen_addresses=127.0.0.1", "fsync=off", "max_connections=100", "logging_collector=off"];
+        let fast =
+            ["listen_addresses=127.0.0.1", "fsync=off", "max_connections=100", "logging_collector=off"];
         for setting in fast.into_iter().chain(self.settings.iter().map(String::as_str)) {
             postgres.args(["-c", setting]);
         }
@@ -153,10 +158,6 @@ impl Cluster {
 
     pub fn data(&self) -> PathBuf {
         self.dir.path().join("data")
-    }
-
-    pub fn path(&self) -> &Path {
-        self.dir.path()
     }
 
     pub fn log(&self) -> String {

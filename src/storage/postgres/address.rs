@@ -71,7 +71,10 @@ impl Address {
         let tls = tls_of(&words)?;
         let mut all: Config = rest.parse().map_err(|error: tokio_postgres::Error| {
             let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            format!("is no connection string of Postgres ({})", if why.is_empty() { "it cannot be read".to_owned() } else { why })
+            format!(
+                "is no connection string of Postgres ({})",
+                if why.is_empty() { "it cannot be read".to_owned() } else { why }
+            )
         })?;
         if all.get_hosts().is_empty() && all.get_hostaddrs().is_empty() {
             all.host_path(SOCKETS);
@@ -151,7 +154,8 @@ fn value_of(text: &str) -> Result<(String, usize), String> {
 }
 
 fn tls_of(words: &Words) -> Result<Tls, String> {
-    let value = |name: &str| words.iter().rev().find(|(word, _)| word == name).map(|(_, value)| value.as_str());
+    let value =
+        |name: &str| words.iter().rev().find(|(word, _)| word == name).map(|(_, value)| value.as_str());
     let root = value("sslrootcert").filter(|root| *root != "system").map(PathBuf::from);
     let (mode, check) = match value("sslmode").unwrap_or("prefer") {
         "disable" => (SslMode::Disable, Check::Nothing),
@@ -161,7 +165,11 @@ fn tls_of(words: &Words) -> Result<Tls, String> {
         "require" => (SslMode::Require, Check::Nothing),
         "verify-ca" => (SslMode::Require, Check::Authority),
         "verify-full" => (SslMode::Require, Check::Host),
-        _ => return Err("has another sslmode than disable, prefer, require, verify-ca or verify-full".to_owned()),
+        _ => {
+            return Err(
+                "has another sslmode than disable, prefer, require, verify-ca or verify-full".to_owned()
+            );
+        }
     };
     let own = match (value("sslcert"), value("sslkey")) {
         (Some(cert), Some(key)) => Some((cert.into(), key.into())),
@@ -234,17 +242,24 @@ fn like(all: &Config) -> Config {
         .keepalives_idle(all.get_keepalives_idle())
         .channel_binding(all.get_channel_binding())
         // A standby takes no writes, and the reads must see what was acknowledged.
-        .target_session_attrs(match (all.get_target_session_attrs(), all.get_hosts().len().max(all.get_hostaddrs().len())) {
-            (TargetSessionAttrs::Any, 2..) => TargetSessionAttrs::ReadWrite,
-            (asked, _) => asked,
-        });
+        .target_session_attrs(
+            match (all.get_target_session_attrs(), all.get_hosts().len().max(all.get_hostaddrs().len())) {
+                (TargetSessionAttrs::Any, 2..) => TargetSessionAttrs::ReadWrite,
+                (asked, _) => asked,
+            },
+        );
     one
 }
 
 fn shown(config: &Config) -> String {
     let port = |at: usize| config.get_ports().get(at).or(config.get_ports().first()).copied().unwrap_or(5432);
     let hosts: Vec<String> = match config.get_hosts() {
-        [] => config.get_hostaddrs().iter().enumerate().map(|(at, host)| format!("{host}:{}", port(at))).collect(),
+        [] => config
+            .get_hostaddrs()
+            .iter()
+            .enumerate()
+            .map(|(at, host)| format!("{host}:{}", port(at)))
+            .collect(),
         hosts => hosts
             .iter()
             .enumerate()
@@ -268,7 +283,9 @@ mod tests {
 
     #[test]
     fn uris_and_pairs_mean_the_same_and_show_no_password() {
-        let uri = parse("postgresql://me:s%27ecret@db.example:6432/tasks?sslmode=verify-full&sslrootcert=%2Fca.pem");
+        let uri = parse(
+            "postgresql://me:s%27ecret@db.example:6432/tasks?sslmode=verify-full&sslrootcert=%2Fca.pem",
+        );
         let pairs = parse(
             r"host=db.example port = 6432 user=me password='s\'ecret' dbname=tasks sslmode=verify-full sslrootcert=/ca.pem",
         );
@@ -283,16 +300,24 @@ mod tests {
     #[test]
     fn every_host_is_tried_by_itself_and_one_of_many_must_take_writes() {
         let address = parse("postgres://u@a,b:7/x");
-        assert!(Address::parse("postgres://u@a:1,b:2,c:3/x?port=9").is_ok_and(|address| address.hosts.len() == 3) || address.hosts.len() == 2);
+        assert!(
+            Address::parse("postgres://u@a:1,b:2,c:3/x?port=9").is_ok_and(|address| address.hosts.len() == 3)
+                || address.hosts.len() == 2
+        );
         let address = parse("host=a,b port=1,2 user=u");
         assert_eq!(address.hosts.iter().map(|host| host.get_ports()[0]).collect::<Vec<_>>(), [1, 2]);
-        assert!(address.hosts.iter().all(|host| host.get_target_session_attrs() == TargetSessionAttrs::ReadWrite));
+        assert!(
+            address.hosts.iter().all(|host| host.get_target_session_attrs() == TargetSessionAttrs::ReadWrite)
+        );
         assert_eq!(parse("host=a user=u").hosts[0].get_target_session_attrs(), TargetSessionAttrs::Any);
     }
 
     #[test]
     fn without_a_host_it_is_the_local_socket() {
-        assert_eq!(parse("dbname=tasks user=u").to_string(), "Postgres database tasks at /var/run/postgresql:5432");
+        assert_eq!(
+            parse("dbname=tasks user=u").to_string(),
+            "Postgres database tasks at /var/run/postgresql:5432"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::link::Link;
 use super::txn::{Txn, id, value};
 use crate::protocol::{ClientId, VersionId};
-use crate::storage::{Body, Error, Kind, Result};
+use crate::storage::{Body, Error, Kind, Result, Sink};
 use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -68,6 +68,28 @@ impl Txn<'_> {
             return Ok(Body::Bytes(self.told(doing, bytes)?.unwrap_or_default().to_vec()));
         }
         self.parts(doing, sql, client, of, length).map(Body::Bytes)
+    }
+
+    /// Hands a snapshot out piece by piece, all of them of one state where the transaction sees one.
+    pub(super) fn pour(&mut self, client: ClientId, piece: usize, sink: &mut Sink<'_>) -> Result<()> {
+        const DOING: &str = "reading a snapshot";
+        let size = i32::try_from(piece).unwrap_or(i32::MAX);
+        let mut from: i32 = 1;
+        loop {
+            let rows = self.ask(
+                DOING,
+                "SELECT substring(snapshot FROM $2 FOR $3) FROM clients
+                 WHERE client_id = $1 AND snapshot IS NOT NULL AND snapshot_version_id IS NOT NULL",
+                &[id(&client.uuid()), (&from, Type::INT4), (&size, Type::INT4)],
+            )?;
+            let bytes = rows.first().map(|row| value::<&[u8]>(row, 0)).transpose();
+            let bytes = self.told(DOING, bytes)?.unwrap_or_default();
+            let is_last = bytes.len() < piece;
+            if bytes.is_empty() || !sink(bytes.to_vec()) || is_last {
+                return Ok(());
+            }
+            from = from.saturating_add(size);
+        }
     }
 
     /// Reads a body of so many bytes, part after part.

@@ -26,7 +26,8 @@ impl Contents for Postgres {
 
     fn extent(&self) -> Result<u64> {
         self.on_link(None, |txn| {
-            let sql = "SELECT (pg_total_relation_size('clients') + pg_total_relation_size('versions'))::BIGINT";
+            let sql =
+                "SELECT (pg_total_relation_size('clients') + pg_total_relation_size('versions'))::BIGINT";
             let rows = txn.ask("measuring the database", sql, &[])?;
             let size = rows.first().map(|row| value::<i64>(row, 0)).transpose();
             Ok(txn.told("measuring the database", size)?.unwrap_or(0).unsigned_abs())
@@ -38,7 +39,10 @@ impl Contents for Postgres {
         self.on_link(Some(READ), |txn| {
             if std::mem::replace(&mut begun, true) {
                 // What was visited cannot be taken back.
-                return Err(Error::new(Kind::Unavailable, format!("{READING}: it was interrupted; try again")));
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!("{READING}: it was interrupted; try again"),
+                ));
             }
             let ids = txn.holders()?;
             for id in &ids {
@@ -55,7 +59,10 @@ impl Contents for Postgres {
         let mut begun = false;
         self.on_link(Some(WRITE), |txn| {
             if std::mem::replace(&mut begun, true) {
-                return Err(Error::new(Kind::Unavailable, format!("{WRITING}: it was interrupted; try again")));
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!("{WRITING}: it was interrupted; try again"),
+                ));
             }
             txn.import(source)
         })
@@ -164,13 +171,12 @@ impl Txn<'_> {
         let by_id = self.told(READING, by_id)?;
         for version_id in batch {
             let Some(row) = by_id.get(&version_id.uuid()) else { continue };
-            let facts: Outcome<(Option<VersionId>, Option<i32>, Option<&[u8]>)> =
-                (|| Ok((version(row, 1)?, value(row, 2)?, value(row, 3)?)))();
-            let (parent, length, short) = self.told(READING, facts)?;
-            let parent = parent.unwrap_or(VersionId::NIL);
-            let length = usize::try_from(length.unwrap_or(0)).unwrap_or(0);
+            let (parent, length) = (version(row, 1), value::<Option<i32>>(row, 2));
+            let parent = self.told(READING, parent)?.unwrap_or(VersionId::NIL);
+            let length = usize::try_from(self.told(READING, length)?.unwrap_or(0)).unwrap_or(0);
+            let short = value::<Option<&[u8]>>(row, 3);
             let long;
-            let segment = match short {
+            let segment = match self.told(READING, short)? {
                 Some(segment) => segment,
                 None => {
                     long = self.parts(READING, SQL, of, *version_id, length)?;
@@ -183,7 +189,8 @@ impl Txn<'_> {
     }
 
     fn visit_rest(&mut self, visit: &mut Visit<'_>) -> Result<()> {
-        let decisions = "SELECT client_id, label, suspended, created FROM sync_server_clients ORDER BY client_id";
+        let decisions =
+            "SELECT client_id, label, suspended, created FROM sync_server_clients ORDER BY client_id";
         for row in self.ask(READING, decisions, &[])? {
             let record: Outcome<_> = (|| {
                 let (client, state) = (client(&row, 0)?, state(&row, 2)?);
@@ -377,7 +384,8 @@ mod tests {
 
     #[test]
     fn branches_and_rings_come_once_each() {
-        let links = [(1, 0), (2, 1), (3, 1), (5, 6), (6, 5), (4, 2)].map(|(new, parent)| (id(new), id(parent)));
+        let links =
+            [(1, 0), (2, 1), (3, 1), (5, 6), (6, 5), (4, 2)].map(|(new, parent)| (id(new), id(parent)));
         let mut stored = links.to_vec();
         stored.sort();
         assert_eq!(in_order(stored), [1, 2, 4, 3, 5, 6].map(id));

@@ -97,11 +97,14 @@ impl Fault {
             Fault::Late(limit) => (
                 Kind::Unavailable,
                 format!("no answer within {limit:?}"),
-                "the database hangs, or is overloaded; postgres.statement_timeout is how long it may take".to_owned(),
+                "the database hangs, or is overloaded; postgres.statement_timeout is how long it may take"
+                    .to_owned(),
             ),
-            Fault::Odd(why) => {
-                (Kind::Corrupt, why.clone(), "the database holds what no program of this kind puts there".to_owned())
-            }
+            Fault::Odd(why) => (
+                Kind::Corrupt,
+                why.clone(),
+                "the database holds what no program of this kind puts there".to_owned(),
+            ),
             Fault::Refused { code, message, .. } => {
                 let (kind, advice) = advice(code);
                 (kind, format!("{message} (SQLSTATE {})", code.code()), advice.to_owned())
@@ -113,7 +116,10 @@ impl Fault {
 
 fn advice(code: &SqlState) -> (Kind, &'static str) {
     if *code == SqlState::INSUFFICIENT_PRIVILEGE {
-        return (Kind::Unavailable, "the role lacks a right: grant it SELECT, INSERT, UPDATE and DELETE on the tables");
+        return (
+            Kind::Unavailable,
+            "the role lacks a right: grant it SELECT, INSERT, UPDATE and DELETE on the tables",
+        );
     }
     if *code == SqlState::TOO_MANY_CONNECTIONS || *code == SqlState::CONFIGURATION_LIMIT_EXCEEDED {
         return (Kind::Unavailable, "lower postgres.connections, or raise max_connections of the database");
@@ -134,13 +140,22 @@ fn advice(code: &SqlState) -> (Kind, &'static str) {
         return (Kind::Unavailable, "a pooler in between may not know a setting of the connection string");
     }
     if *code == SqlState::UNDEFINED_TABLE || *code == SqlState::UNDEFINED_COLUMN {
-        return (Kind::Unavailable, "its tables are not this program's: `sync-server admin migrate` makes them");
+        return (
+            Kind::Unavailable,
+            "its tables are not this program's: `sync-server admin migrate` makes them",
+        );
     }
     if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
-        return (Kind::Unavailable, "it is a standby: name the other hosts too, with target_session_attrs=read-write");
+        return (
+            Kind::Unavailable,
+            "it is a standby: name the other hosts too, with target_session_attrs=read-write",
+        );
     }
     match &code.code()[..2] {
-        "28" => (Kind::Unavailable, "check user and password in the connection string, and the server's pg_hba.conf"),
+        "28" => (
+            Kind::Unavailable,
+            "check user and password in the connection string, and the server's pg_hba.conf",
+        ),
         "3D" => (Kind::Unavailable, "there is no such database: make it with createdb, or name another"),
         "40" => (Kind::Busy, "others were in the way several times: try again"),
         "08" | "57" | "53" | "58" => (Kind::Unavailable, "the database's own log says more"),

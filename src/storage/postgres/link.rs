@@ -7,6 +7,7 @@
 use super::address::Address;
 use super::fault::{Fault, Outcome};
 use super::tls::Connector;
+use crate::config::Postgres as Habits;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::Duration;
@@ -18,26 +19,14 @@ use tokio_postgres::{Client, Row, Statement};
 /// Beside the database's own limit for a statement, so that its word comes first.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// How long the end of a connection is waited for.
+const CLOSING: Duration = Duration::from_millis(100);
+
 /// How often somebody hears that a long statement goes on.
 const SIGN: Duration = Duration::from_millis(200);
 
 /// A value and its type, which spares the database to be asked for it.
 pub(super) type Value<'v> = (&'v (dyn ToSql + Sync), Type);
-
-/// How connections are made and used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Habits {
-    /// Connections that may be open at once.
-    pub connections: usize,
-    /// How long one may take to be made.
-    pub connect_timeout: Duration,
-    /// How long a statement may take.
-    pub statement_timeout: Duration,
-    /// After how long one that is not used is closed.
-    pub idle_timeout: Duration,
-    /// Whether statements are prepared once for each connection.
-    pub prepare: bool,
-}
 
 pub(super) struct Link {
     client: Client,
@@ -57,9 +46,10 @@ pub(super) struct Link {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // Does not wait for a name that is still being looked up.
+        // A thread that looks up a name may take longer than anybody waits; any other is gone then, and no
+        // fork meets it.
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            runtime.shutdown_timeout(CLOSING);
         }
     }
 }
@@ -142,7 +132,9 @@ impl Link {
         }
         if self.is_spoiled {
             self.roll_back();
-            return Err(Fault::Odd("a statement of the transaction failed, so it was not committed".to_owned()));
+            return Err(Fault::Odd(
+                "a statement of the transaction failed, so it was not committed".to_owned(),
+            ));
         }
         let done = self.batch("COMMIT");
         match &done {

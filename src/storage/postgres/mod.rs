@@ -13,22 +13,25 @@ mod pool;
 mod prepare;
 mod registry;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod txn;
+mod upkeep;
 
 pub use address::Address;
-pub use link::Habits;
 
 use super::registry::Registry;
 use super::{Client, ClientId, Error, Kind, Manner, Reader, Result, Storage, VersionId, Writer};
+use crate::config::Postgres as Habits;
 use fault::Fault;
 use pool::{Lent, Pool};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tls::Connector;
-use txn::{Attempt, Proof, Txn, id, snapshot_of};
 use tokio_postgres::types::Type;
+use txn::{Attempt, Proof, Txn, id, snapshot_of};
 
 const READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
@@ -56,6 +59,11 @@ impl Postgres {
         let pool = Pool::new(Arc::new(address.clone()), connector, habits);
         let pool = pool.map_err(|why| Error::new(Kind::Other, why))?;
         Ok(Postgres { pool: Some(Arc::new(pool)), habits })
+    }
+
+    /// Whether it holds a client or a version.
+    pub fn holds_data(&self) -> Result<bool> {
+        self.on_link(None, |txn| txn.holds_data())
     }
 
     fn pool(&self) -> Result<&Pool> {
@@ -137,7 +145,10 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         let pool = self.pool.take();
-        let _ = std::thread::Builder::new().name("closing".to_owned()).spawn(move || drop(pool)).map(|thread| thread.join());
+        let _ = std::thread::Builder::new()
+            .name("closing".to_owned())
+            .spawn(move || drop(pool))
+            .map(|thread| thread.join());
     }
 }
 
@@ -255,7 +266,13 @@ impl Storage for Postgres {
     fn manner(&self) -> Manner {
         // Reads are shorter than writes, which wait for the disk.
         let readers = (self.habits.connections / 3).max(1);
-        Manner { is_remote: true, readers, writers: self.habits.connections.saturating_sub(readers).max(1), group: 1, patience: self.habits.statement_timeout }
+        Manner {
+            is_remote: true,
+            readers,
+            writers: self.habits.connections.saturating_sub(readers).max(1),
+            group: 1,
+            patience: self.habits.statement_timeout,
+        }
     }
 }
 
@@ -306,64 +323,5 @@ impl Registry for Postgres {
 
     fn amend(&self, work: &mut dyn FnMut(&mut dyn super::registry::Writer) -> Result<()>) -> Result<()> {
         self.on_link(Some(WRITE), |txn| work(txn))
-    }
-}
-
-#[cfg(test)]
-#[path = "../../../tests/postgres/cluster.rs"]
-mod cluster;
-
-#[cfg(test)]
-mod tests {
-    use super::cluster::Cluster;
-    use super::*;
-    use crate::storage::conformance;
-    use std::cell::Cell;
-
-    const HABITS: Habits = Habits {
-        connections: 12,
-        connect_timeout: Duration::from_secs(20),
-        statement_timeout: Duration::from_secs(60),
-        idle_timeout: Duration::from_secs(60),
-        prepare: true,
-    };
-
-    fn address(cluster: &Cluster, database: &str) -> Address {
-        Address::parse(&cluster.local(database)).expect("a connection string")
-    }
-
-    /// Empty databases, one after the other.
-    fn places(cluster: &Cluster) -> impl Fn() -> Address {
-        let count = Cell::new(0);
-        move || {
-            count.set(count.get() + 1);
-            let name = format!("place_{}", count.get());
-            cluster.sql("postgres", &format!("CREATE DATABASE {name}"));
-            address(cluster, &name)
-        }
-    }
-
-    fn open(address: &Address, habits: Habits) -> Arc<Postgres> {
-        Postgres::prepare(address, habits, true, |_| ()).expect("the tables can be made");
-        Arc::new(Postgres::open(address, habits).expect("the database opens"))
-    }
-
-    #[test]
-    fn postgres_conforms() {
-        let Some(cluster) = Cluster::start(&[]) else { return };
-        conformance::run(places(&cluster), |address| open(address, HABITS));
-    }
-
-    #[test]
-    fn postgres_conforms_without_prepared_statements() {
-        let Some(cluster) = Cluster::start(&[]) else { return };
-        let habits = Habits { prepare: false, ..HABITS };
-        conformance::run(places(&cluster), |address| open(address, habits));
-    }
-
-    #[test]
-    fn postgres_conforms_in_what_goes_in_and_out() {
-        let Some(cluster) = Cluster::start(&[]) else { return };
-        conformance::contents::run(places(&cluster), |address| open(address, HABITS));
     }
 }

@@ -2,8 +2,9 @@
 
 use super::address::Address;
 use super::fault::{Fault, Outcome};
-use super::link::{Habits, Link};
+use super::link::Link;
 use super::tls::Connector;
+use crate::config::Postgres as Habits;
 use r2d2::{HandleError, ManageConnection, PooledConnection};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -52,7 +53,11 @@ impl ManageConnection for Opener {
     }
 
     fn is_valid(&self, link: &mut Link) -> Result<(), std::io::Error> {
-        if link.was_ended() { Err(std::io::Error::other("the database ended the connection")) } else { Ok(()) }
+        if link.was_ended() {
+            Err(std::io::Error::other("the database ended the connection"))
+        } else {
+            Ok(())
+        }
     }
 
     /// A transaction that is still open never gets to the next user.

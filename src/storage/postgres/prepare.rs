@@ -3,11 +3,12 @@
 
 use super::address::Address;
 use super::fault::Fault;
-use super::link::{Habits, Link};
+use super::link::Link;
 use super::schema::{ADOPTED, MIGRATIONS, PLAIN_INDEX, UNIQUE_INDEX, VERSION};
 use super::tls::Connector;
 use super::txn::{Txn, value};
 use super::{Open, Postgres};
+use crate::config::Postgres as Habits;
 use crate::storage::location::Standing;
 use crate::storage::schema::CURRENT;
 use crate::storage::{Error, Kind, Result};
@@ -155,7 +156,8 @@ fn look(link: &mut Link, name: &str) -> Result<Found> {
     )?;
     let found = rows.first().map(|row| Ok((value(row, 0)?, value(row, 1)?, value(row, 2)?))).transpose();
     let (has_clients, has_version, has_index) = txn.told(DOING, found)?.unwrap_or((false, false, false));
-    let version = if has_version { version(&mut txn, "SELECT version FROM sync_server_schema")? } else { None };
+    let version =
+        if has_version { version(&mut txn, "SELECT version FROM sync_server_schema")? } else { None };
     if version.is_some_and(|version| version > CURRENT) {
         let message = format!(
             "{name} has schema version {}, made by a newer sync-server; this one knows versions up to {CURRENT}. \
@@ -189,7 +191,9 @@ fn migrate(link: &mut Link, name: &str, progress: fn(&str)) -> Result<()> {
     let mut attempts = 5;
     while let Err(fault) = make_version_table(link, progress) {
         attempts -= 1;
-        let is_race = fault.code().is_some_and(|code| matches!(code.code(), "23505" | "42P07" | "40001" | "40P01" | "XX000"));
+        let is_race = fault
+            .code()
+            .is_some_and(|code| matches!(code.code(), "23505" | "42P07" | "40001" | "40P01" | "XX000"));
         if !is_race || attempts == 0 {
             return Err(refused(&fault, link, name, DOING));
         }

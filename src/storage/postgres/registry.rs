@@ -5,8 +5,8 @@ use super::txn::{Proof, Txn, id, snapshot_of, state, value, version};
 use crate::credential::Hash;
 use crate::protocol::{ClientId, State, VersionId};
 use crate::storage::Result;
-use crate::storage::registry::{Device, Entry, Event, LastSync, Match, Reader, Writer};
 use crate::storage::Writer as _;
+use crate::storage::registry::{Device, Entry, Event, LastSync, Match, Reader, Writer};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -157,7 +157,7 @@ impl Writer for Txn<'_> {
         self.ask(
             DOING,
             "INSERT INTO sync_server_devices (client_id, name, token_hash, created) VALUES ($1, $2, $3, $4)",
-            &[id(&client.uuid()), (&name, Type::TEXT), (&&hash.bytes()[..], Type::BYTEA), (&now, Type::INT8)],
+            &[id(&client.uuid()), (&name, Type::TEXT), (&hash.bytes(), Type::BYTEA), (&now, Type::INT8)],
         )?;
         self.count_devices(DOING, client)
     }

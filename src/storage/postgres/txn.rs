@@ -4,7 +4,7 @@ use super::fault::{Fault, Outcome};
 use super::link::{Link, Value};
 use crate::credential::Hash;
 use crate::protocol::{Client, ClientId, Snapshot, State, VersionId};
-use crate::storage::{Error, Held, Lookup, Noted, Reader, Result, Writer};
+use crate::storage::{Error, Held, Lookup, Noted, Reader, Result, Sink, Writer};
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 use uuid::Uuid;
@@ -147,6 +147,10 @@ impl Reader for Txn<'_> {
         };
         Ok(Some(Held { state, has_devices, snapshot }))
     }
+
+    fn pour_snapshot(&mut self, client: ClientId, piece: usize, sink: &mut Sink<'_>) -> Result<()> {
+        self.pour(client, piece, sink)
+    }
 }
 
 impl Writer for Txn<'_> {
@@ -275,11 +279,8 @@ fn has_devices(row: &Row, column: usize) -> Outcome<bool> {
 
 /// The snapshot whose version, time and count are in the columns from `first` on.
 pub(super) fn snapshot_of(row: &Row, first: usize) -> Outcome<Option<Snapshot>> {
-    let facts = (
-        version(row, first)?,
-        value::<Option<i64>>(row, first + 1)?,
-        value::<Option<i32>>(row, first + 2)?,
-    );
+    let facts =
+        (version(row, first)?, value::<Option<i64>>(row, first + 1)?, value::<Option<i32>>(row, first + 2)?);
     Ok(match facts {
         (Some(version), Some(timestamp), Some(since)) => {
             Some(Snapshot { version, timestamp, versions_since: u32::try_from(since).unwrap_or(0) })

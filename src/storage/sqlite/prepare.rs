@@ -77,6 +77,28 @@ impl Sqlite {
     }
 }
 
+impl Sqlite {
+    /// The SQL that brings the database in `directory` up to date; empty where it is.
+    pub fn pending(directory: &Path) -> Result<String> {
+        let path = directory.join(FILE_NAME);
+        let found = match Sqlite::standing(directory)? {
+            Standing::Current => return Ok(String::new()),
+            Standing::Missing => None,
+            Standing::Older => {
+                let super::Open { connection, .. } = super::open_writer(&path)?;
+                schema_version(&connection).context("reading the schema's version", &path)?
+            }
+        };
+        let adopted = if found.is_none() { ADOPTED } else { "" };
+        let newer = (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found.unwrap_or(0));
+        let newer: String = newer.map(|(_, sql)| *sql).collect();
+        Ok(format!(
+            "{adopted}{newer}    UPDATE sync_server_schema SET version = {CURRENT};
+    CREATE UNIQUE INDEX {UNIQUE_INDEX} ON versions (client_id, parent_version_id);\n"
+        ))
+    }
+}
+
 fn open(path: &Path) -> Result<Connection> {
     // A new file is made here rather than by SQLite, so that nobody else can ever read it.
     if !path.exists() {
