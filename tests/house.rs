@@ -14,7 +14,7 @@ struct Room {
 const ROOMS: &[Room] = &[
     Room {
         name: "admin",
-        uses: &["archive", "backup", "config", "control", "credential", "protocol", "storage"],
+        uses: &["archive", "backup", "config", "control", "credential", "protocol", "storage", "upkeep"],
     },
     Room { name: "archive", uses: &["protocol", "storage"] },
     Room { name: "backup", uses: &["archive", "config", "storage"] },
@@ -42,6 +42,7 @@ const ROOMS: &[Room] = &[
     Room { name: "service", uses: &["credential", "protocol", "storage"] },
     Room { name: "storage", uses: &["config", "credential", "protocol"] },
     Room { name: "tls", uses: &["config", "http", "peer"] },
+    Room { name: "upkeep", uses: &["protocol", "storage"] },
     Room { name: "workers", uses: &["credential", "protocol", "service", "storage"] },
 ];
 
@@ -144,8 +145,12 @@ const LONGEST: usize = 450;
 const TABLES: &[&str] = &["config/table.rs"];
 
 /// Files that are compiled for tests only.
-const TESTS: &[&str] =
-    &["storage/conformance.rs", "storage/conformance/contents.rs", "storage/conformance/devices.rs"];
+const TESTS: &[&str] = &[
+    "storage/conformance.rs",
+    "storage/conformance/contents.rs",
+    "storage/conformance/devices.rs",
+    "storage/conformance/upkeep.rs",
+];
 
 #[test]
 fn the_source_keeps_to_the_plan() {

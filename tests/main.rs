@@ -18,5 +18,6 @@ mod proxied;
 mod side_door;
 mod texts;
 mod tls;
+mod upkeep;
 mod util;
 mod wire;

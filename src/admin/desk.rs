@@ -11,6 +11,7 @@ use crate::storage::lock::DirectoryLock;
 use crate::storage::owner::quoted;
 use crate::storage::registry::{Event, Registry, Writer};
 use crate::storage::sqlite::FILE_NAME;
+use crate::storage::upkeep::Upkeep;
 use rustix::fs::{Access, AtFlags, CWD, Mode, RenameFlags, accessat, renameat_with};
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
@@ -71,6 +72,16 @@ impl<'a> Desk<'a> {
     /// All that the database holds.
     pub fn contents(&self) -> &dyn Contents {
         &*self.storage
+    }
+
+    /// How the database is.
+    pub fn upkeep(&self) -> &dyn Upkeep {
+        &*self.storage
+    }
+
+    /// Where the database is.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     /// Records something that is not about one client, and tells the running server.

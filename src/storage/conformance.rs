@@ -4,6 +4,7 @@
 
 pub mod contents;
 mod devices;
+mod upkeep;
 
 use super::location::Database;
 use super::registry::{Entry, Event, LastSync, Registry};
@@ -36,6 +37,11 @@ pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Arc<dyn Database>) {
         let here = place();
         let database = open(&here);
         case(&*database, &*database);
+    }
+    for (name, case) in upkeep::CASES {
+        println!("conformance: {name}");
+        let here = place();
+        case(&*open(&here));
     }
     println!("conformance: what was committed is there after reopening");
     let place = place();

@@ -13,6 +13,7 @@ pub mod owner;
 pub mod registry;
 pub mod schema;
 pub mod sqlite;
+pub mod upkeep;
 
 use crate::credential::Hash;
 use crate::protocol::{Client, ClientId, State, VersionId};
