@@ -13,8 +13,8 @@ mod running;
 
 use crate::config::{Config, Environment, LogFormat, place};
 use crate::listen::{self, Listener};
+use crate::storage::location::Location;
 use crate::storage::lock::DirectoryLock;
-use crate::storage::sqlite::Sqlite;
 use crate::tls::{self, Acceptor};
 use crate::{daemon, logging};
 use rustix::fs::Mode;
@@ -42,6 +42,7 @@ pub struct Failure {
 /// What the server needs before any thread exists.
 struct Premises {
     data_dir: PathBuf,
+    location: Location,
     lock: DirectoryLock,
     listeners: Vec<Listener>,
     /// The certificate, and what was found in its files.
@@ -117,10 +118,12 @@ fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failu
     let tls = Acceptor::load(config).map_err(failure)?;
     directory::make(&data_dir).map_err(failure)?;
     let lock = DirectoryLock::take(&data_dir).map_err(failure)?;
-    let listeners = listen::bind(&config.listen).map_err(|failures| failure(failures.join("\n")))?;
-    let prepared = Sqlite::prepare(&data_dir, &config.migration, notify::progress);
+    let listeners =
+        listen::bind(&config.listen, &config.http_listen).map_err(|failures| failure(failures.join("\n")))?;
+    let location = Location::Directory(data_dir.clone());
+    let prepared = location.prepare(&config.migration, notify::progress);
     let warnings = prepared.map_err(|error| failure(error.message))?;
-    Ok(Premises { data_dir, lock, listeners, tls, warnings })
+    Ok(Premises { data_dir, location, lock, listeners, tls, warnings })
 }
 
 /// The terminal or the service manager is told the failure anyway; a log in a file would end without it.

@@ -197,8 +197,8 @@ pub enum Outcome {
     NoSuchClient,
     /// The client may not use this server.
     Refused(Refusal),
-    /// The body has this many bytes: ask again with as much room.
-    NeedsRoom(usize),
+    /// The body of this version or snapshot has so many bytes: ask again with as much room.
+    NeedsRoom { version: VersionId, len: usize },
 }
 
 /// Why a snapshot was not kept.

@@ -22,35 +22,35 @@ const CLIENT: &str = "711d5cf3-0cf0-4eb8-9eca-6f7f220638c0";
 const PROMPT: Duration = Duration::from_secs(3);
 
 /// A certificate authority and a directory for the files that a server is given.
-struct Authority {
+pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     dir: tempfile::TempDir,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub fn new() -> Authority {
         let mut params = CertificateParams::new([]).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"));
         Authority { issuer: issuer.expect("a certificate"), dir: tempfile::tempdir().expect("a directory") }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn issue(&self, params: CertificateParams) -> (CertificateDer<'static>, String, KeyPair) {
+    pub fn issue(&self, params: CertificateParams) -> (CertificateDer<'static>, String, KeyPair) {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         (certificate.der().clone(), certificate.pem(), key)
     }
 
     /// Writes `cert` with its chain and `key` for localhost, and returns the certificate.
-    fn write_pair(&self, cert: &str, key: &str) -> CertificateDer<'static> {
+    pub fn write_pair(&self, cert: &str, key: &str) -> CertificateDer<'static> {
         self.write_pair_of(localhost(), cert, key)
     }
 
-    fn write_pair_of(&self, params: CertificateParams, cert: &str, key: &str) -> CertificateDer<'static> {
+    pub fn write_pair_of(&self, params: CertificateParams, cert: &str, key: &str) -> CertificateDer<'static> {
         let (der, pem, pair) = self.issue(params);
         write(&self.path(cert), &format!("{pem}{}", self.issuer.pem()), 0o644);
         write(&self.path(key), &pair.serialize_pem(), 0o600);
@@ -58,7 +58,7 @@ impl Authority {
     }
 
     /// The flags for `cert.pem` and `key.pem`.
-    fn flags(&self) -> [String; 2] {
+    pub fn flags(&self) -> [String; 2] {
         self.flags_for("cert.pem", "key.pem")
     }
 
@@ -70,13 +70,13 @@ impl Authority {
     }
 
     /// A server with `cert.pem` and `key.pem`.
-    fn start(&self, more: &[&str]) -> Server {
+    pub fn start(&self, more: &[&str]) -> Server {
         let [cert, key] = self.flags();
         Server::start(&[&[&*cert, &*key], more].concat())
     }
 
     /// A client that trusts this authority.
-    fn client(&self) -> ClientConfig {
+    pub fn client(&self) -> ClientConfig {
         self.client_of(&[&version::TLS12, &version::TLS13])
     }
 
@@ -98,19 +98,19 @@ impl Authority {
     }
 }
 
-fn localhost() -> CertificateParams {
+pub fn localhost() -> CertificateParams {
     CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("names")
 }
 
-fn write(path: &Path, text: &str, mode: u32) {
+pub fn write(path: &Path, text: &str, mode: u32) {
     fs::write(path, text).expect("a file can be written");
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
 }
 
-type Secure = StreamOwned<ClientConnection, TcpStream>;
+pub type Secure = StreamOwned<ClientConnection, TcpStream>;
 
-fn shake_hands(server: &Server, client: &Arc<ClientConfig>) -> io::Result<Secure> {
-    let socket = TcpStream::connect(&server.address)?;
+pub fn shake_hands(address: &str, client: &Arc<ClientConfig>) -> io::Result<Secure> {
+    let socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let name = ServerName::try_from("localhost").expect("a name");
     let session = ClientConnection::new(client.clone(), name).expect("a client");
@@ -121,12 +121,12 @@ fn shake_hands(server: &Server, client: &Arc<ClientConfig>) -> io::Result<Secure
     Ok(stream)
 }
 
-fn secure(server: &Server, client: ClientConfig) -> Secure {
-    shake_hands(server, &Arc::new(client)).expect("the handshake succeeds")
+pub fn secure(server: &Server, client: ClientConfig) -> Secure {
+    shake_hands(&server.address, &Arc::new(client)).expect("the handshake succeeds")
 }
 
 /// One request on a kept connection: the status and the body.
-fn ask(stream: &mut Secure, request: &str, headers: &str, body: &str) -> io::Result<(u16, String)> {
+pub fn ask(stream: &mut Secure, request: &str, headers: &str, body: &str) -> io::Result<(u16, String)> {
     let length = body.len();
     let head = format!("{request} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n");
     stream.write_all(format!("{head}{body}").as_bytes())?;
@@ -147,7 +147,7 @@ fn ask(stream: &mut Secure, request: &str, headers: &str, body: &str) -> io::Res
     Ok((status, String::from_utf8(body).expect("text")))
 }
 
-fn is_served(stream: &mut Secure) -> bool {
+pub fn is_served(stream: &mut Secure) -> bool {
     ask(stream, "GET /", "", "").is_ok_and(|(status, body)| status == 200 && body.contains("TaskChampion"))
 }
 
@@ -240,25 +240,92 @@ fn older_versions_and_other_protocols_are_refused() {
     }
     let mut client = authority.client();
     client.alpn_protocols = vec![b"h2".to_vec()];
-    let error = shake_hands(&server, &Arc::new(client.clone())).map(drop).expect_err("nothing in common");
+    let error =
+        shake_hands(&server.address, &Arc::new(client.clone())).map(drop).expect_err("nothing in common");
     assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
     client.alpn_protocols.clear();
     assert!(is_served(&mut secure(&server, client)), "ALPN is no duty");
     let stranger = Authority::new().client();
-    shake_hands(&server, &Arc::new(stranger)).map(drop).expect_err("this authority is not trusted");
+    shake_hands(&server.address, &Arc::new(stranger)).map(drop).expect_err("this authority is not trusted");
     server.log().wait_for("handshake with 127.0.0.1:");
+}
+
+/// Everything that is spoken: forward secrecy and authenticated encryption, nothing else.
+#[test]
+fn exactly_the_sound_cipher_suites_are_spoken() {
+    let authority = Authority::new();
+    authority.write_pair("cert.pem", "key.pem");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls");
+    let rsa_cert = format!("--tls-cert={}", fixtures.join("rsa-certificate.pem").display());
+    let rsa_key = format!("--tls-key={}", fixtures.join("rsa-key-pkcs1.pem").display());
+    let [ecdsa, rsa] = [authority.start(&[]), Server::start(&[&rsa_cert, &rsa_key])];
+    let answer_to = |server: &Server, suite: [u8; 2]| {
+        let mut stream = TcpStream::connect(&server.address).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("an option");
+        stream.write_all(&hello_with(3, &suite)).expect("the server takes it");
+        let mut answer = [0; 7];
+        stream.read_exact(&mut answer).expect("an answer");
+        // A handshake goes on, or there is a fatal alert: handshake_failure.
+        match answer {
+            [0x16, ..] => true,
+            [0x15, .., 2, 40] => false,
+            _ => panic!("{suite:x?}: {answer:x?}"),
+        }
+    };
+    // ECDHE with AES-128-GCM, AES-256-GCM and ChaCha20-Poly1305, by the key of the certificate.
+    let of_ecdsa = [[0xc0, 0x2b], [0xc0, 0x2c], [0xcc, 0xa9]];
+    let of_rsa = [[0xc0, 0x2f], [0xc0, 0x30], [0xcc, 0xa8]];
+    for suite in of_ecdsa {
+        assert!(answer_to(&ecdsa, suite) && !answer_to(&rsa, suite), "{suite:x?}");
+    }
+    for suite in of_rsa {
+        assert!(answer_to(&rsa, suite) && !answer_to(&ecdsa, suite), "{suite:x?}");
+    }
+    for unsound in [
+        [0x00, 0x00], // no encryption at all
+        [0x00, 0x03], // export RC4
+        [0x00, 0x05], // RC4
+        [0x00, 0x0a], // 3DES
+        [0x00, 0x2f], // RSA key exchange, AES-128-CBC
+        [0x00, 0x35], // the same with AES-256
+        [0x00, 0x9c], // RSA key exchange, AES-128-GCM
+        [0x00, 0x9e], // finite-field Diffie-Hellman
+        [0x00, 0x18], // anonymous
+        [0xc0, 0x07], // ECDHE with RC4
+        [0xc0, 0x09], // ECDHE-ECDSA with AES-128-CBC
+        [0xc0, 0x13], // ECDHE-RSA with AES-128-CBC
+        [0xc0, 0x24], // ECDHE-ECDSA with AES-256-CBC and SHA-384
+    ] {
+        assert!(!answer_to(&ecdsa, unsound) && !answer_to(&rsa, unsound), "{unsound:x?}");
+    }
+    let provider = rustls::crypto::ring::default_provider();
+    for suite in provider.cipher_suites.iter().filter(|suite| suite.tls13().is_some()) {
+        let mut provider = provider.clone();
+        provider.cipher_suites = vec![*suite];
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.issuer.der().clone()).expect("a root");
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+        let builder = builder.with_protocol_versions(&[&version::TLS13]).expect("versions");
+        let client = builder.with_root_certificates(roots).with_no_client_auth();
+        assert!(is_served(&mut secure(&ecdsa, client)), "{suite:?}");
+    }
 }
 
 /// The first message of a client that speaks nothing newer than TLS 1.0 (1), 1.1 (2) or 1.2 (3).
 fn hello(minor: u8) -> Vec<u8> {
+    // ECDHE-ECDSA with AES-128, as TLS 1.2 has it (GCM) and as TLS 1.0 has it (CBC).
+    hello_with(minor, &[0xc0, 0x2b, 0xc0, 0x09])
+}
+
+fn hello_with(minor: u8, suites: &[u8]) -> Vec<u8> {
     let mut body = vec![3, minor];
     body.extend([7; 32]);
     body.push(0);
-    // ECDHE-ECDSA with AES-128, as TLS 1.2 has it (GCM) and as TLS 1.0 has it (CBC).
-    body.extend([0, 4, 0xc0, 0x2b, 0xc0, 0x09]);
+    body.extend([0, suites.len() as u8]);
+    body.extend(suites);
     body.extend([1, 0]);
-    // Groups: P-256. Point formats: uncompressed. Signatures: ECDSA on P-256 with SHA-256.
-    let extensions = [0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 4, 0, 2, 4, 3];
+    // Groups: P-256. Point formats: uncompressed. Signatures with SHA-256: ECDSA on P-256, RSA-PSS.
+    let extensions = [0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 6, 0, 4, 4, 3, 8, 4];
     body.extend([0, extensions.len() as u8]);
     body.extend(extensions);
     let mut message = vec![1, 0, 0, body.len() as u8];
@@ -276,7 +343,7 @@ fn a_session_is_resumed() {
     for version in [&version::TLS12, &version::TLS13] {
         let client = Arc::new(authority.client_of(&[version]));
         let kind = || {
-            let mut stream = shake_hands(&server, &client).expect("the handshake succeeds");
+            let mut stream = shake_hands(&server.address, &client).expect("the handshake succeeds");
             assert!(is_served(&mut stream));
             stream.conn.handshake_kind()
         };
@@ -470,7 +537,7 @@ fn a_client_certificate_is_required_where_an_authority_is_named() {
         assert!(is_served(&mut secure(&server, guest_of(&guests, version))), "{version:?}");
         for stranger in [authority.client_of(&[version]), guest_of(&authority, version)] {
             // In TLS 1.3 the client learns only afterwards that it was not let in.
-            let mut stream = shake_hands(&server, &Arc::new(stranger));
+            let mut stream = shake_hands(&server.address, &Arc::new(stranger));
             assert!(!stream.as_mut().is_ok_and(is_served), "{version:?}");
         }
     }
@@ -509,8 +576,9 @@ fn tls_at_the_http_door_is_closed_cleanly() {
     let authority = Authority::new();
     let server = Server::start(&[]);
     for _ in 0..3 {
-        let error =
-            shake_hands(&server, &Arc::new(authority.client())).map(drop).expect_err("there is no TLS");
+        let error = shake_hands(&server.address, &Arc::new(authority.client()))
+            .map(drop)
+            .expect_err("there is no TLS");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
     }
     let line = server.log().wait_for("speaks TLS");

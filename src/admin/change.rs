@@ -1,13 +1,14 @@
 //! The verbs that change or remove a client that exists.
 
-use super::columns::size;
+use super::columns::{plural, size};
 use super::desk::Desk;
 use super::list::{Shown, word};
-use super::{Output, Refusal, USAGE, failed, naming, refusal};
+use super::{NO_CLIENT, Output, Refusal, USAGE, failed, naming, refusal};
 use crate::config::Declared;
 use crate::protocol::{ClientId, State};
 use crate::storage;
 use crate::storage::registry::{Entry, Writer};
+use serde_json::json;
 
 pub fn label(desk: &Desk, name: &str, label: Option<&str>) -> Result<Output, Refusal> {
     if let Some(label) = label {
@@ -66,6 +67,9 @@ fn set_state(desk: &Desk, name: &str, action: &str, state: State, words: &str) -
 }
 
 pub fn remove(desk: &Desk, name: &str, yes: bool) -> Result<Output, Refusal> {
+    if let Some(client) = leftover(desk, name)? {
+        return remove_leftover(desk, client, yes);
+    }
     let words = "the client, with its label and its devices";
     let entry = destroy(desk, name, yes, "remove-client", words, |writer, client| writer.remove(client))?;
     let text = format!("Client {:?} is removed, and {} with it.\n", entry.client, holdings(&entry));
@@ -85,6 +89,41 @@ pub fn remove(desk: &Desk, name: &str, yes: bool) -> Result<Output, Refusal> {
         );
     }
     Ok(output)
+}
+
+/// The client whose whole ID this is, where it does not exist but something of it does.
+fn leftover(desk: &Desk, name: &str) -> Result<Option<ClientId>, Refusal> {
+    let Some(client) = ClientId::parse(name) else { return Ok(None) };
+    if desk.registry().consulting(|reader| naming::by_id(reader, client)).map_err(failed)?.is_some() {
+        return Ok(None);
+    }
+    let holders = desk.upkeep().holders().map_err(failed)?;
+    Ok(holders.iter().any(|holder| holder.client == client).then_some(client))
+}
+
+fn remove_leftover(desk: &Desk, client: ClientId, yes: bool) -> Result<Output, Refusal> {
+    let left = desk.upkeep().chain(client).map_err(failed)?;
+    let bytes = left.links.iter().map(|link| link.bytes).sum();
+    let holds = format!("{} ({})", plural(left.links.len() as u64, "version"), size(bytes));
+    if !yes {
+        let message = format!(
+            "client {client:?} does not exist, and remove-client removes what is left of it: {holds}. Nothing was \
+             changed: if this may be needed again, `sync-server admin backup FILE` keeps it; then say --yes"
+        );
+        return Err(refusal(USAGE, message));
+    }
+    let obstacle = desk.change("remove-client", client, &holds, |writer| {
+        if naming::by_id(writer, client)?.is_some() {
+            let message = format!("client {client:?} is back: nothing was changed");
+            return Ok(Some(refusal(NO_CLIENT, message)));
+        }
+        writer.remove(client).map(|()| None)
+    })?;
+    if let Some(refusal) = obstacle {
+        return Err(refusal);
+    }
+    let text = format!("What was left of client {client:?} is removed: {holds}.\n");
+    Ok(Output::new(text, &json!({ "client_id": client.uuid().to_string(), "bytes": bytes })))
 }
 
 pub fn reset(desk: &Desk, name: &str, yes: bool) -> Result<Output, Refusal> {
@@ -151,13 +190,11 @@ fn amend(
 }
 
 fn holdings(entry: &Entry) -> String {
-    let versions =
-        if entry.versions == 1 { "1 version".to_owned() } else { format!("{} versions", entry.versions) };
     let snapshot = match entry.snapshot {
         Some(_) => format!("a snapshot ({})", size(entry.snapshot_bytes)),
         None => "no snapshot".to_owned(),
     };
-    format!("{versions} ({}) and {snapshot}", size(entry.bytes))
+    format!("{} ({}) and {snapshot}", plural(entry.versions, "version"), size(entry.bytes))
 }
 
 fn entry(desk: &Desk, client: ClientId, name: &str) -> Result<Entry, Refusal> {

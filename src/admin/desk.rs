@@ -6,15 +6,18 @@ use crate::control;
 use crate::protocol::ClientId;
 use crate::storage;
 use crate::storage::contents::Contents;
+use crate::storage::location::{Database, Location, Standing};
 use crate::storage::lock::DirectoryLock;
 use crate::storage::owner::quoted;
 use crate::storage::registry::{Event, Registry, Writer};
-use crate::storage::sqlite::{FILE_NAME, Sqlite, Standing};
+use crate::storage::sqlite::FILE_NAME;
+use crate::storage::upkeep::Upkeep;
 use rustix::fs::{Access, AtFlags, CWD, Mode, RenameFlags, accessat, renameat_with};
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
@@ -33,7 +36,7 @@ pub struct Desk<'a> {
     /// For whom the output is.
     pub format: Format,
     data_dir: PathBuf,
-    storage: Sqlite,
+    storage: Arc<dyn Database>,
     /// Who asked.
     user: String,
 }
@@ -55,19 +58,30 @@ impl<'a> Desk<'a> {
             return Err(no_database(&data_dir.join(FILE_NAME)));
         }
         let user = enter(environment, &data_dir)?;
-        bring_up_to_date(config, &data_dir, format, makes)?;
-        let storage = Sqlite::open(&data_dir).map_err(failed)?;
+        let location = Location::Directory(data_dir.clone());
+        bring_up_to_date(config, &location, &data_dir, format, makes)?;
+        let storage = location.open().map_err(failed)?;
         Ok(Desk { config, environment, format, data_dir, storage, user })
     }
 
     /// Where clients are looked after.
     pub fn registry(&self) -> &dyn Registry {
-        &self.storage
+        &*self.storage
     }
 
     /// All that the database holds.
     pub fn contents(&self) -> &dyn Contents {
-        &self.storage
+        &*self.storage
+    }
+
+    /// How the database is.
+    pub fn upkeep(&self) -> &dyn Upkeep {
+        &*self.storage
+    }
+
+    /// Where the database is.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     /// Records something that is not about one client, and tells the running server.
@@ -235,10 +249,16 @@ fn check_user(data_dir: &Path, database: &Path) -> Result<(), Refusal> {
 }
 
 /// Sees to it that the database has this program's tables, as the server does when it starts.
-fn bring_up_to_date(config: &Config, data_dir: &Path, format: Format, makes: bool) -> Result<(), Refusal> {
+fn bring_up_to_date(
+    config: &Config,
+    location: &Location,
+    data_dir: &Path,
+    format: Format,
+    makes: bool,
+) -> Result<(), Refusal> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match Sqlite::standing(data_dir).map_err(failed)? {
+        match location.standing().map_err(failed)? {
             Standing::Current => return Ok(()),
             Standing::Missing if !makes => return Err(no_database(&data_dir.join(FILE_NAME))),
             Standing::Missing | Standing::Older => {}
@@ -246,7 +266,7 @@ fn bring_up_to_date(config: &Config, data_dir: &Path, format: Format, makes: boo
         let progress = if format == Format::People { tell } else { |_: &str| () };
         match DirectoryLock::take(data_dir) {
             Ok(_lock) => {
-                Sqlite::prepare(data_dir, &config.migration, progress).map_err(failed)?;
+                location.prepare(&config.migration, progress).map_err(failed)?;
             }
             Err(why) if Instant::now() >= deadline => {
                 let message = format!("{why}; its database is that of an older release: restart it first");

@@ -107,6 +107,9 @@ impl Progress {
         let amount = |amount| if self.bytes { size(amount) } else { amount.to_string() };
         let done = amount(self.done);
         let Some(total) = self.total.filter(|total| *total > 0) else {
+            if self.done == 0 {
+                return format!("{}: {} s", self.label, self.begun.elapsed().as_secs());
+            }
             return format!("{}: {done} after {} s", self.label, self.begun.elapsed().as_secs());
         };
         // What is measured beforehand may have grown meanwhile.

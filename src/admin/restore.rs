@@ -9,9 +9,9 @@ use crate::backup::{self, directory::stamp};
 use crate::config::Environment;
 use crate::protocol::{ClientId, VersionId};
 use crate::storage::contents::Record;
+use crate::storage::location::{Location, Standing};
 use crate::storage::lock::{self, DirectoryLock};
 use crate::storage::registry::Registry;
-use crate::storage::sqlite::{FILE_NAME, Sqlite, Standing};
 use crate::storage::{Error, Kind};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -63,16 +63,17 @@ pub fn run(
     // Before the process becomes the data directory's owner, who may not be allowed to read it.
     let (mut input, length) = open(file)?;
     let user = enter(environment, data_dir)?;
+    let location = Location::Directory(data_dir.to_owned());
     let _lock = alone(data_dir)?;
     if !yes {
-        refuse_to_replace(data_dir)?;
+        refuse_to_replace(&location)?;
     }
     if length.is_some() {
         verify(file, &mut input, length, format)?;
     }
-    let before = clients_of(data_dir);
+    let before = clients_of(&location);
     let mut after = Clients::new();
-    let (head, summary, kept) = replace(data_dir, file, &user, (&input, length), format, &mut after)?;
+    let (head, summary, kept) = replace(&location, file, &user, (&input, length), format, &mut after)?;
     let ahead = ahead(before.as_ref(), &after);
     let mut text = format!("Restored {}, as of {}.\n", holds(&summary), moment(head.created));
     if let Some(kept) = &kept {
@@ -102,17 +103,15 @@ fn alone(data_dir: &Path) -> Result<DirectoryLock, Refusal> {
     })
 }
 
-fn refuse_to_replace(data_dir: &Path) -> Result<(), Refusal> {
-    let path = data_dir.join(FILE_NAME);
-    let what = match Sqlite::holds_data(data_dir) {
+fn refuse_to_replace(location: &Location) -> Result<(), Refusal> {
+    let what = match location.holds_data() {
         Ok(false) => return Ok(()),
         Ok(true) => "holds data".to_owned(),
         Err(error) => format!("may hold data ({error})"),
     };
     let message = format!(
-        "{} {what}. Nothing was changed: say --yes to restore in its place, it is kept under another name; or name \
-         an empty data directory",
-        path.display()
+        "{location} {what}. Nothing was changed: say --yes to restore in its place, it is kept under another name; or \
+         name an empty data directory"
     );
     Err(refusal(USAGE, message))
 }
@@ -131,7 +130,7 @@ fn verify(file: &str, input: &mut File, length: Option<u64>, format: Format) -> 
 /// Puts the backup in the place of the database; a stream is verified in the course of it, and the
 /// database that is made of it is used only when its end was seen.
 fn replace(
-    data_dir: &Path,
+    location: &Location,
     file: &str,
     user: &str,
     (input, length): (&File, Option<u64>),
@@ -142,7 +141,7 @@ fn replace(
     let mut found = None;
     let mut problem = None;
     let suffix = format!("before-restore-{}", stamp(now()));
-    let replaced = Sqlite::replace(data_dir, &suffix, &mut |put| {
+    let replaced = location.replace(&suffix, &mut |put| {
         let read = backup::read(input, &mut |step| progress.take(step), &mut |record| {
             note(clients, &record);
             put(record)
@@ -169,7 +168,7 @@ fn replace(
         _ => failed(error),
     })?;
     let (head, summary) = found.ok_or_else(|| refusal(super::FAILURE, "the backup was not read"))?;
-    Ok((head, summary, kept.map(|kept| kept.display().to_string())))
+    Ok((head, summary, kept))
 }
 
 fn note(clients: &mut Clients, record: &Record) {
@@ -186,12 +185,12 @@ fn note(clients: &mut Clients, record: &Record) {
 }
 
 /// The clients of the database as it is, where that can be read without changing it.
-fn clients_of(data_dir: &Path) -> Option<Clients> {
-    if Sqlite::standing(data_dir).ok()? != Standing::Current {
+fn clients_of(location: &Location) -> Option<Clients> {
+    if location.standing().ok()? != Standing::Current {
         return None;
     }
-    let storage = Sqlite::open(data_dir).ok()?;
-    let registry: &dyn Registry = &storage;
+    let storage = location.open().ok()?;
+    let registry: &dyn Registry = &*storage;
     let entries = registry.consulting(|reader| reader.clients()).ok()?;
     let known = |label, latest| Known { label, latest: Some(latest) };
     Some(entries.into_iter().map(|entry| (entry.client, known(entry.label, entry.latest))).collect())

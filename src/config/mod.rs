@@ -6,6 +6,7 @@
 
 mod declared;
 pub mod file;
+mod networks;
 pub mod place;
 pub mod render;
 mod resolve;
@@ -16,6 +17,7 @@ mod value;
 mod warning;
 
 pub use declared::Declared;
+pub use networks::{Networks, Proxies};
 pub use resolve::{Effective, Resolved, resolve};
 pub use source::{Flags, Origin, Secret, Sources};
 pub use value::label;
@@ -36,10 +38,16 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Where to listen, at least one.
     pub listen: Vec<Endpoint>,
+    /// Where plain HTTP is spoken beside HTTPS, without the protocol.
+    pub http_listen: Vec<Endpoint>,
     /// The path under which the protocol is served; begins and ends with `/`.
     pub base_path: String,
     /// The URL that clients use, where the operator named it; ends with `/`.
     pub public_url: Option<String>,
+    /// The proxies that are believed.
+    pub trusted_proxies: Proxies,
+    /// How they tell who is behind them.
+    pub real_address: RealAddress,
     /// The server's own certificate.
     pub tls: Tls,
     /// The data directory, where the operator named it; absolute.
@@ -110,6 +118,18 @@ impl Endpoint {
             }
         }
     }
+}
+
+/// How a proxy tells who is behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RealAddress {
+    /// By the header X-Forwarded-For.
+    #[default]
+    XForwardedFor,
+    /// By the header Forwarded of RFC 7239.
+    Forwarded,
+    /// By a header of the PROXY protocol, with which each connection begins.
+    ProxyProtocol,
 }
 
 /// The server's own certificate: PEM files, absolute. With the first two every TCP listener speaks

@@ -3,7 +3,7 @@
 use super::file::{self, Content, Found};
 use super::setting::{Setting, Shape};
 use super::source::{Origin, Sources};
-use super::{Backup, Config, Limits, Log, LogFormat, Migration, Tls};
+use super::{Backup, Config, Limits, Log, LogFormat, Migration, Proxies, RealAddress, Tls};
 use super::{table, warning};
 use crate::protocol::SnapshotPolicy;
 use std::collections::BTreeMap;
@@ -76,6 +76,7 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, Vec<String>> {
     if problems.is_empty() {
         problems.extend(contradiction(&config, &effective));
         problems.extend(half_a_pair(&config.tls, &effective));
+        problems.extend(side_door_alone(&config, &effective));
         problems.extend(open_and_closed(&config, &effective));
         problems.extend(nowhere(&config.backup, &effective));
     }
@@ -91,8 +92,11 @@ fn blank() -> Config {
     Config {
         file: None,
         listen: Vec::new(),
+        http_listen: Vec::new(),
         base_path: String::new(),
         public_url: None,
+        trusted_proxies: Proxies::default(),
+        real_address: RealAddress::default(),
         tls: Tls::default(),
         data_dir: None,
         client_id: None,
@@ -251,6 +255,18 @@ fn half_a_pair(tls: &Tls, effective: &[Effective]) -> Option<String> {
     };
     let origin = &effective_of(effective, given)?.origin;
     Some(format!("{given} ({origin}): of no use without {missing}; give that as well, or leave {given} out"))
+}
+
+/// Beside plain HTTP there is nothing to send anyone to.
+fn side_door_alone(config: &Config, effective: &[Effective]) -> Option<String> {
+    if config.http_listen.is_empty() || config.tls.cert.is_some() {
+        return None;
+    }
+    let origin = &effective_of(effective, "http_listen")?.origin;
+    Some(format!(
+        "http_listen ({origin}): of no use without HTTPS, for listen speaks plain HTTP itself; give tls.cert and \
+         tls.key as well, or leave http_listen out"
+    ))
 }
 
 /// A client that its first upload would create has no device yet.

@@ -1,8 +1,8 @@
 //! Every option, declared once: flag, variable, key, documentation and meaning all come from here.
 
-use super::LogFormat;
 use super::setting::{Kind, Names, Setting, Shape};
 use super::value::{self, Parsed};
+use super::{LogFormat, RealAddress};
 
 const DERIVED: Names = Names { short: None, long: None, variable: None, alias: None };
 
@@ -14,6 +14,8 @@ static ADDRESSES: Kind = Kind {
     shape: Shape::List,
     ..kind("ADDRESS", "a host and a port such as localhost:8080 or [::]:8080, or unix: and a path")
 };
+static TCP_ADDRESSES: Kind =
+    Kind { shape: Shape::List, ..kind("ADDRESS", "a host and a port such as [::]:80") };
 static CLIENT_IDS: Kind = Kind {
     shape: Shape::List,
     ..kind("CLIENT_ID", "a UUID such as a client ID of Taskwarrior, sync.server.client_id")
@@ -25,6 +27,9 @@ static PATH: Kind = Kind { names_file: true, ..kind("PATH", "a path") };
 static SIZE: Kind = kind("SIZE", "a size such as 100MiB");
 static TIME: Kind = kind("TIME", "a time such as 30s, 5m or 500ms");
 static INTERVAL: Kind = kind("TIME", "a time such as 24h or 7days");
+static PROXIES: Kind =
+    Kind { shape: Shape::List, ..kind("ADDRESS", "an address, a network such as 10.0.0.0/8, or unix") };
+static REAL_ADDRESS: Kind = kind("HEADER", "x-forwarded-for, forwarded or proxy-protocol");
 static URL_PATH: Kind = kind("PATH", "a path such as /tasks/");
 static URL: Kind = kind("URL", "a URL such as https://tasks.example.org/");
 static LEVELS: Kind = kind(
@@ -90,6 +95,20 @@ pub static TABLE: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        key: "http_listen",
+        section: NETWORK,
+        kind: &TCP_ADDRESSES,
+        unset: "none",
+        example: "[::]:80",
+        doc: "Where to speak plain HTTP beside HTTPS",
+        long: "For people who type the name into a browser: they are sent to the HTTPS address. Clients are \
+               refused there and never redirected, for a redirect loses what they upload, and the log names the \
+               URL that they must use. /healthz and /readyz are answered. The HTTPS addresses are those of \
+               listen.",
+        set: |config, text, _| push(&mut config.http_listen, value::tcp_endpoint(text)),
+        ..PLAIN
+    },
+    Setting {
         key: "base_path",
         section: NETWORK,
         kind: &URL_PATH,
@@ -109,6 +128,40 @@ pub static TABLE: &[Setting] = &[
         doc: "The URL that clients use",
         long: "What the server prints for people who set up Taskwarrior. Needed where a proxy stands in front.",
         set: |config, text, _| put_some(&mut config.public_url, value::url(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "trusted_proxies",
+        section: NETWORK,
+        kind: &PROXIES,
+        unset: "none",
+        example: "127.0.0.1",
+        doc: "The proxies that are believed when they name a client's address",
+        long: "Addresses and networks, and the word unix for whoever comes by a unix socket. The address that such a \
+               proxy names is the one that is logged and counted; without this all who are behind a proxy look like \
+               one. Never name a network from which clients come by themselves: they could call themselves anything.",
+        set: |config, text, _| config.trusted_proxies.add(text),
+        ..PLAIN
+    },
+    Setting {
+        key: "real_address",
+        section: NETWORK,
+        kind: &REAL_ADDRESS,
+        default: Some("x-forwarded-for"),
+        doc: "How trusted proxies name a client's address",
+        long: "By the header X-Forwarded-For, the header Forwarded (RFC 7239), or the PROXY protocol, version 1 or 2. \
+               The last address that is no trusted proxy's counts. With proxy-protocol every connection of a trusted \
+               proxy must begin with that header, before TLS too, and `sync-server healthcheck` sends one where its \
+               own address is trusted.",
+        set: |config, text, _| {
+            config.real_address = match text {
+                "x-forwarded-for" => RealAddress::XForwardedFor,
+                "forwarded" => RealAddress::Forwarded,
+                "proxy-protocol" => RealAddress::ProxyProtocol,
+                _ => return Err("is no such header".to_owned()),
+            };
+            Ok(text.to_owned())
+        },
         ..PLAIN
     },
     Setting {

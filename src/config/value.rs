@@ -28,6 +28,11 @@ pub fn endpoint(text: &str, cwd: &Path) -> Parsed<Endpoint> {
         let (socket, shown) = path(socket, cwd)?;
         return Ok((Endpoint::Unix(socket), format!("unix:{shown}")));
     }
+    tcp_endpoint(text)
+}
+
+/// The same without unix sockets.
+pub fn tcp_endpoint(text: &str) -> Parsed<Endpoint> {
     if text.contains('/') {
         return Err("is not an address and a port (and no URL)".to_owned());
     }

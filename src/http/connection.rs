@@ -2,7 +2,8 @@
 
 use super::body::Reply;
 use super::timed::{Progress, Stage, Timed, Watch};
-use super::{App, Peer, wire};
+use super::{App, Entrance, wire};
+use crate::peer::Peer;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -41,10 +42,15 @@ enum End {
 }
 
 impl App {
-    /// Serves one connection until it ends; once `stop` is true, until the request in flight has
-    /// been answered.
-    pub async fn serve<S>(self: Arc<App>, stream: S, peer: Peer, stop: watch::Receiver<bool>)
-    where
+    /// Serves one connection that came through `entrance` until it ends; once `stop` is true, until the
+    /// request in flight has been answered.
+    pub async fn serve<S>(
+        self: Arc<App>,
+        stream: S,
+        peer: Peer,
+        entrance: Entrance,
+        stop: watch::Receiver<bool>,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let progress = Arc::new(Progress::default());
@@ -53,7 +59,9 @@ impl App {
             let (app, progress) = (self.clone(), progress.clone());
             service_fn(move |request: Request<Incoming>| {
                 let (app, progress) = (app.clone(), progress.clone());
-                async move { Ok::<Response<Reply>, Infallible>(app.answer(request, progress, peer).await) }
+                async move {
+                    Ok::<Response<Reply>, Infallible>(app.answer(request, progress, peer, entrance).await)
+                }
             })
         };
         let mut builder = http1::Builder::new();
@@ -65,12 +73,15 @@ impl App {
             drive(&mut connection, |connection| connection.graceful_shutdown(), watch, &progress, stop).await;
         let stream = connection.into_parts().io.into_inner().into_inner();
         match end {
-            End::Finished if progress.is_tls() => self.warn_of_tls(peer),
+            End::Finished if progress.is_tls() => self.warn_of_tls(peer, entrance),
             End::Finished if progress.must_linger() => linger(stream).await,
             End::Finished | End::Cut => {}
             End::HeadTimedOut => say(stream, wire::HEAD_TIMED_OUT).await,
             End::Failed(error) => {
                 log::debug!("connection of {peer} ended: {error}");
+                if progress.is_proxied() {
+                    self.warn_of_proxy(peer);
+                }
                 if error.is_parse() {
                     linger(stream).await;
                 }
@@ -78,8 +89,10 @@ impl App {
         }
     }
 
-    fn warn_of_tls(&self, peer: Peer) {
-        if self.strays.is_due(Instant::now()) {
+    fn warn_of_tls(&self, peer: Peer, entrance: Entrance) {
+        if let (Some(side), Entrance::Side) = (&self.side, entrance) {
+            side.warn_of_tls(peer);
+        } else if self.strays.is_due(Instant::now()) {
             log::warn!(
                 "{peer} speaks TLS, and this listener speaks plain HTTP: change https:// to http:// in the \
                  client's URL, or give the server a certificate (options tls.cert and tls.key); said at most \

@@ -1,6 +1,6 @@
 //! The one log line of each request.
 
-use super::Peer;
+use crate::peer::Peer;
 use crate::protocol::ClientId;
 use hyper::Method;
 use std::fmt;

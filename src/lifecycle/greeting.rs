@@ -10,11 +10,21 @@ pub fn begin() {
     log::info!("sync-server {}", env!("CARGO_PKG_VERSION"));
 }
 
-/// All that a person needs to know of a server that serves. `urls` are those of its listeners.
-pub fn serving(config: &Config, environment: &Environment, data_dir: &Path, urls: &[String]) {
+/// All that a person needs to know of a server that serves. `urls` are those of its listeners, `asides`
+/// those of plain HTTP beside HTTPS.
+pub fn serving(
+    config: &Config,
+    environment: &Environment,
+    data_dir: &Path,
+    urls: &[String],
+    asides: &[String],
+) {
     log::info!("data directory {}: {}", data_dir.display(), why(config, environment, data_dir));
     for url in urls {
         log::info!("listening on {url}");
+    }
+    for url in asides {
+        log::info!("plain HTTP at {url} sends people to HTTPS, and refuses clients");
     }
     log::info!("{}", clients(config));
     if config.require_device {

@@ -7,12 +7,11 @@ use super::{Failure, Premises, declared, failure, greeting, notify};
 use crate::backup::schedule::Schedule;
 use crate::config::{Config, Environment};
 use crate::control::Socket;
-use crate::http::App;
-use crate::listen::{self, Listener};
+use crate::http::{App, Entrance, SideDoor};
+use crate::listen;
 use crate::service::Policy;
 use crate::storage::Storage;
 use crate::storage::lock::DirectoryLock;
-use crate::storage::sqlite::Sqlite;
 use crate::tls::Acceptor;
 use crate::workers::{Threads, Workers};
 use crate::{control, logging};
@@ -43,12 +42,11 @@ pub fn run(
     log: &logging::Handle,
     ready: impl FnOnce(),
 ) -> Result<(), Failure> {
-    let Premises { data_dir, lock, listeners, tls, mut warnings } = premises;
+    let Premises { data_dir, location, lock, listeners, tls, mut warnings } = premises;
     let (tls, certificate) = tls.map(|(acceptor, report)| (Arc::new(acceptor), report)).unzip();
-    let storage = Sqlite::open(&data_dir).map_err(|error| failure(error.message))?;
-    declared::provide(&storage, &config.clients).map_err(failure)?;
-    warnings.extend(greeting::nobody(config, &storage));
-    let storage = Arc::new(storage);
+    let storage = location.open().map_err(|error| failure(error.message))?;
+    declared::provide(&*storage, &config.clients).map_err(failure)?;
+    warnings.extend(greeting::nobody(config, &*storage));
     let backups = Schedule::start(&config.backup, storage.clone()).map_err(cannot_start)?;
     let storage: Arc<dyn Storage> = storage;
     let policy = Policy {
@@ -66,16 +64,20 @@ pub fn run(
     };
     main.block_on(async {
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let url = |listener: &Listener| listener.url(scheme, &config.base_path);
-        let urls: Vec<_> = listeners.iter().map(url).collect();
+        let (main, side): (Vec<_>, Vec<_>) =
+            listeners.iter().partition(|listener| listener.entrance() == Entrance::Main);
+        let urls: Vec<_> = main.iter().map(|listener| listener.url(scheme, &config.base_path)).collect();
+        let asides: Vec<_> = side.iter().map(|listener| listener.url("http", "/")).collect();
+        let port = main.iter().find_map(|listener| listener.port());
+        let side = tls.clone().zip(port).map(|(tls, port)| SideDoor::new(config, port, tls));
         let status = format!("serving at {}", urls.join(" "));
-        let app = Arc::new(App::new(config, workers.clone()));
+        let app = Arc::new(App::new(config, workers.clone(), side));
         let (stop, stopped) = watch::channel(false);
         let mut serving = network.spawn(listen::run(listeners, tls.clone(), app, stopped));
         network.spawn(notify::watchdog(workers));
         let on_disk = OnDisk { log: log.clone(), tls, status };
         open_control_socket(&data_dir, environment, &lock, &on_disk);
-        greeting::serving(config, environment, &data_dir, &urls);
+        greeting::serving(config, environment, &data_dir, &urls, &asides);
         if let Some(certificate) = certificate {
             certificate.log();
         }

@@ -4,7 +4,9 @@
 
 pub mod contents;
 mod devices;
+mod upkeep;
 
+use super::location::Database;
 use super::registry::{Entry, Event, LastSync, Registry};
 use super::{Body, Error, Kind, Noted, Storage};
 use crate::protocol::{
@@ -12,6 +14,7 @@ use crate::protocol::{
 };
 use crate::service::{self, Policy};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use uuid::Uuid;
 
 const POLICY: Policy = Policy {
@@ -22,14 +25,9 @@ const POLICY: Policy = Policy {
 const NIL: VersionId = VersionId::NIL;
 const MIB: usize = 1024 * 1024;
 
-/// A database of clients that both the server and operators use.
-pub trait Database: Storage + Registry {}
-
-impl<T: Storage + Registry> Database for T {}
-
 /// Runs every case, each in a place of its own where nothing was stored yet. `open` opens a place,
 /// again after the storage that was open there is gone.
-pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Box<dyn Database>) {
+pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Arc<dyn Database>) {
     for (name, case) in CASES {
         println!("conformance: {name}");
         case(&*open(&place()));
@@ -39,6 +37,11 @@ pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Box<dyn Database>) {
         let here = place();
         let database = open(&here);
         case(&*database, &*database);
+    }
+    for (name, case) in upkeep::CASES {
+        println!("conformance: {name}");
+        let here = place();
+        case(&*open(&here));
     }
     println!("conformance: what was committed is there after reopening");
     let place = place();
@@ -59,6 +62,7 @@ const CASES: &[Case] = &[
     ("a snapshot is held, counted from and replaced", snapshots),
     ("versions beside a large snapshot are counted exactly", beside_large_snapshot),
     ("bodies without room are measured, not read", no_room),
+    ("a snapshot is poured in pieces, as far as it is wanted", pieces),
     ("empty and odd bytes are kept", odd_bytes),
     ("an error rolls everything back, and the storage is used again", error_rolls_back),
     ("a panic rolls everything back, and the storage is used again", panic_rolls_back),
@@ -222,6 +226,31 @@ fn no_room(storage: &dyn Storage) {
     let read = |room| snapshot(storage, client, room);
     assert_eq!(read(99), Some((chain[0], Body::TooLarge(100))));
     assert_eq!(read(100), Some((chain[0], Body::Bytes(vec![1; 100]))));
+}
+
+fn pieces(storage: &dyn Storage) {
+    let (client, chain) = with_chain(storage, 1);
+    assert_eq!(poured(storage, client, 1, usize::MAX), Vec::<Vec<u8>>::new());
+    let bytes: Vec<u8> = (0..MIB + 1).map(|n| (n / 251) as u8 ^ n as u8).collect();
+    set_snapshot(storage, client, chain[0], 0, &bytes);
+    let seen = poured(storage, client, MIB / 4, usize::MAX);
+    assert!(seen.concat() == bytes, "the snapshot came back changed");
+    assert!(seen.iter().all(|piece| !piece.is_empty() && piece.len() <= MIB / 4));
+    assert!(poured(storage, client, 2 * MIB, usize::MAX).concat() == bytes);
+    assert!(poured(storage, client, MIB / 4, 2) == seen[..2], "it goes on after it was told to stop");
+    set_snapshot(storage, client, chain[0], 0, b"short");
+    assert_eq!(poured(storage, client, 2, usize::MAX).concat(), b"short");
+}
+
+/// The first pieces of the held snapshot.
+fn poured(storage: &dyn Storage, client: ClientId, piece: usize, most: usize) -> Vec<Vec<u8>> {
+    let mut pieces = Vec::new();
+    let mut sink = |piece| {
+        pieces.push(piece);
+        pieces.len() < most
+    };
+    storage.reading(|reader| reader.pour_snapshot(client, piece, &mut sink)).expect("a read works");
+    pieces
 }
 
 fn odd_bytes(storage: &dyn Storage) {
@@ -570,6 +599,7 @@ fn find_large(storage: &dyn Storage, client: ClientId, first: VersionId, bytes: 
     let (id, body) = child(storage, client, NIL, usize::MAX).expect("the version is there");
     assert!(id == first && body == Body::Bytes(bytes.clone()), "the segment came back changed");
     let read = snapshot(storage, client, usize::MAX);
+    assert!(poured(storage, client, MIB, usize::MAX).concat() == bytes, "it was poured changed");
     assert!(read == Some((first, Body::Bytes(bytes))), "the snapshot came back changed");
     let (second, body) = child(storage, client, first, MIB).expect("the version after it is there");
     assert!(body == Body::Bytes(b"after it".to_vec()) && latest(storage, client) == second);

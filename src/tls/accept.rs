@@ -1,7 +1,8 @@
 //! One connection, from its first byte to the end of its handshake.
 
 use super::Acceptor;
-use crate::http::{self, App, Peer, wire};
+use crate::http::{self, App, Entrance, wire};
+use crate::peer::Peer;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,7 +28,7 @@ impl Acceptor {
             _ = stopped.wait_for(|stop| *stop) => return,
         };
         match arrival {
-            Ok(Ok(Arrival::Secure(stream))) => app.serve(stream, peer, stop).await,
+            Ok(Ok(Arrival::Secure(stream))) => app.serve(stream, peer, Entrance::Main, stop).await,
             Ok(Ok(Arrival::Plain(stream))) => {
                 self.warn_of_plain(peer);
                 http::say(stream, wire::NOT_SECURE).await;

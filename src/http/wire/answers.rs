@@ -60,8 +60,13 @@ pub fn outcome(outcome: Outcome) -> Answer {
             empty(StatusCode::OK)
         }
         Outcome::Refused(refusal) => problem(&Problem::Refused(refusal)),
-        Outcome::NeedsRoom(_) => problem(&Problem::NoMemory),
+        Outcome::NeedsRoom { .. } => problem(&Problem::NoMemory),
     }
+}
+
+/// The answer to GetSnapshot whose body follows in pieces.
+pub fn snapshot_head(version: VersionId) -> Answer {
+    stored(version, SNAPSHOT, Vec::new())
 }
 
 /// The answer to a transaction that the workers could not carry out, whose reason is the operator's.
@@ -147,6 +152,32 @@ pub fn banner() -> Answer {
 /// The answer to a probe.
 pub fn health(is_well: bool) -> Answer {
     if is_well { text(StatusCode::OK, "ok") } else { later("The server cannot answer requests.") }
+}
+
+/// The answer to the protocol where it is not secure; `url` is the one to use.
+pub fn insecure(url: &str) -> Answer {
+    text(StatusCode::BAD_REQUEST, &format!("The sync protocol is served over HTTPS only: use {url}"))
+}
+
+/// Sends people to a URL.
+pub fn moved(url: &str) -> Answer {
+    let Ok(location) = HeaderValue::from_str(url) else { return problem(&Problem::NotFound) };
+    let mut answer = text(StatusCode::MOVED_PERMANENTLY, "This is served over HTTPS only.");
+    answer.headers_mut().insert(header::LOCATION, location);
+    answer
+}
+
+/// The answer to people while there is no secure door to send them to.
+pub fn no_certificate() -> Answer {
+    later("This server is still waiting for its certificate; try again later.")
+}
+
+/// What a certificate authority compares, byte for byte.
+pub fn proof(proof: String) -> Answer {
+    let mut answer = empty(StatusCode::OK);
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    *answer.body_mut() = proof.into_bytes();
+    answer
 }
 
 fn added(version: VersionId, urgency: Urgency) -> Answer {

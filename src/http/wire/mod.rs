@@ -5,11 +5,14 @@
 //! no body and no clock.
 
 mod answers;
+mod aside;
 mod requests;
 
 pub use self::answers::{
-    Answer, HEAD_TIMED_OUT, NOT_SECURE, banner, failure, health, outcome, problem, wants_credential,
+    Answer, HEAD_TIMED_OUT, NOT_SECURE, banner, failure, health, insecure, moved, no_certificate, outcome,
+    problem, proof, snapshot_head, wants_credential,
 };
+pub use self::aside::{Aside, ask as ask_aside};
 pub use self::requests::{Ask, Coding, Fetch, Problem, Upload, ask, credential};
 
 /// The media type of a history segment. Clients compare it whole, so it never gets parameters.

@@ -1,6 +1,6 @@
 //! What a request's head asks for.
 
-use super::{SEGMENT, SNAPSHOT};
+use super::{Aside, SEGMENT, SNAPSHOT};
 use crate::credential::Credential;
 use crate::protocol::{ClientId, Read, Refusal, Request, VersionId, Write};
 use hyper::Method;
@@ -9,7 +9,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 const CLIENT_ID: HeaderName = HeaderName::from_static("x-client-id");
 
 /// What a request's head asks for.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
     /// The text that people, charts and probes look for at the root.
     Banner,
@@ -21,6 +21,8 @@ pub enum Ask {
     Fetch(Fetch),
     /// A transaction that brings a body.
     Upload(Upload),
+    /// Something that plain HTTP beside HTTPS has an answer to.
+    Aside(Aside),
 }
 
 /// A transaction that changes nothing.

@@ -1,19 +1,16 @@
 //! What every backend must do with all that it holds.
 
-use super::{Database, NIL, add, added, client, set_snapshot, version, with_chain};
+use super::{NIL, add, added, client, set_snapshot, version, with_chain};
 use crate::protocol::{Outcome, State};
 use crate::storage::contents::{Client, Contents, Decision, Device, LastUse, Record, Version};
+use crate::storage::location::Database;
 use crate::storage::registry::{Event, Registry};
 use crate::storage::{Error, Kind, Noted, Result, Storage};
+use std::sync::Arc;
 use uuid::Uuid;
 
-/// A database that can be taken out and put in.
-pub trait Whole: Database + Contents {}
-
-impl<T: Database + Contents> Whole for T {}
-
 /// Runs every case, each with two places where nothing was stored yet.
-pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Box<dyn Whole>) {
+pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Arc<dyn Database>) {
     for (name, case) in CASES {
         println!("conformance: {name}");
         let (one, other) = (place(), place());
@@ -21,7 +18,7 @@ pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Box<dyn Whole>) {
     }
 }
 
-type Case = (&'static str, fn(&dyn Whole, &dyn Whole));
+type Case = (&'static str, fn(&dyn Database, &dyn Database));
 
 const CASES: &[Case] = &[
     ("all that one database holds is in another, in the same order", round_trip),
@@ -43,11 +40,11 @@ fn records(contents: &dyn Contents) -> Vec<String> {
     records
 }
 
-fn copy(from: &dyn Whole, to: &dyn Whole) -> Result<()> {
+fn copy(from: &dyn Database, to: &dyn Database) -> Result<()> {
     to.import(&mut |put| from.export(put))
 }
 
-fn fill(database: &dyn Whole) {
+fn fill(database: &dyn Database) {
     let (client, chain) = with_chain(database, 5);
     set_snapshot(database, client, chain[3], 1_700_000_000, &vec![7; 20 << 20]);
     added(&add(database, client, chain[4], &vec![8; 300 << 10]));
@@ -74,7 +71,7 @@ fn fill(database: &dyn Whole) {
     with_chain(database, 2);
 }
 
-fn round_trip(one: &dyn Whole, other: &dyn Whole) {
+fn round_trip(one: &dyn Database, other: &dyn Database) {
     fill(one);
     copy(one, other).expect("it is taken in");
     let records = records(one);
@@ -90,9 +87,9 @@ fn round_trip(one: &dyn Whole, other: &dyn Whole) {
     assert!(one.extent().expect("a size") > 20 << 20);
 }
 
-fn broken_chains(one: &dyn Whole, other: &dyn Whole) {
+fn broken_chains(one: &dyn Database, other: &dyn Database) {
     let (known, unknown, foreign) = (client(), client(), version());
-    let put = |database: &dyn Whole| {
+    let put = |database: &dyn Database| {
         database.import(&mut |put| {
             put(Record::Client(Client { client: known, latest: NIL, snapshot: None }))?;
             for (client, segment) in [(known, &b"one"[..]), (known, b"other"), (unknown, b"")] {
@@ -118,14 +115,14 @@ fn broken_chains(one: &dyn Whole, other: &dyn Whole) {
     assert_eq!((entry.devices, entry.versions), (1, 2));
 }
 
-fn used_at_once(one: &dyn Whole, other: &dyn Whole) {
+fn used_at_once(one: &dyn Database, other: &dyn Database) {
     let (client, chain) = with_chain(one, 3);
     copy(one, other).expect("it is taken in");
     assert!(matches!(add(other, client, chain[0], b"x"), Outcome::Conflict { latest } if latest == chain[2]));
     added(&add(other, client, chain[2], b"x"));
 }
 
-fn failed_import(one: &dyn Whole, other: &dyn Whole) {
+fn failed_import(one: &dyn Database, other: &dyn Database) {
     fill(one);
     let mut left = 4;
     let failed = other.import(&mut |put| {
@@ -142,7 +139,7 @@ fn failed_import(one: &dyn Whole, other: &dyn Whole) {
     copy(one, other).expect("it is as empty as before");
 }
 
-fn full(one: &dyn Whole, other: &dyn Whole) {
+fn full(one: &dyn Database, other: &dyn Database) {
     with_chain(one, 1);
     with_chain(other, 1);
     let before = records(other);
@@ -150,7 +147,7 @@ fn full(one: &dyn Whole, other: &dyn Whole) {
     assert_eq!(records(other), before);
 }
 
-fn consistent_export(one: &dyn Whole, _other: &dyn Whole) {
+fn consistent_export(one: &dyn Database, _other: &dyn Database) {
     let (client, chain) = with_chain(one, 3);
     let mut latest = chain[2];
     let mut versions = 0;

@@ -13,8 +13,7 @@ mod registry;
 mod replace;
 mod sizes;
 mod txn;
-
-pub use prepare::Standing;
+mod upkeep;
 
 use super::registry::Registry;
 use super::{Error, Kind, Reader, Result, Storage, Writer};
@@ -289,6 +288,7 @@ mod tests {
     use super::*;
     use crate::config::Migration;
     use crate::storage::conformance;
+    use std::sync::Arc;
     use tempfile::TempDir;
 
     #[test]
@@ -298,7 +298,7 @@ mod tests {
             |place| {
                 let migration = Migration { copy: true, copy_dir: None };
                 Sqlite::prepare(place.path(), &migration, |_| {}).expect("the database can be made");
-                Box::new(Sqlite::open(place.path()).expect("the database opens"))
+                Arc::new(Sqlite::open(place.path()).expect("the database opens"))
             },
         );
     }
@@ -310,7 +310,7 @@ mod tests {
             |place| {
                 Sqlite::prepare(place.path(), &Migration { copy: true, copy_dir: None }, |_| {})
                     .expect("the database can be made");
-                Box::new(Sqlite::open(place.path()).expect("the database opens"))
+                Arc::new(Sqlite::open(place.path()).expect("the database opens"))
             },
         );
     }

@@ -3,6 +3,7 @@
 use super::fault::Context;
 use super::{BUSY_TIMEOUT, FILE_NAME, Sqlite, common_flags, copy, sizes};
 use crate::config::Migration;
+use crate::storage::location::Standing;
 use crate::storage::schema::{ADOPTED, CURRENT, MIGRATIONS, PLAIN_INDEX, UNIQUE_INDEX};
 use crate::storage::{Error, Kind, Result};
 use rusqlite::{Connection, OpenFlags};
@@ -74,17 +75,6 @@ impl Sqlite {
             _ => Ok(Standing::Older),
         }
     }
-}
-
-/// What there is of a database before it is prepared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// No file.
-    Missing,
-    /// One of the reference server, of an older release, or empty.
-    Older,
-    /// One that needs no migration.
-    Current,
 }
 
 fn open(path: &Path) -> Result<Connection> {

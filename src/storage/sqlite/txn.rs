@@ -3,7 +3,7 @@
 use super::fault::{Context, damaged};
 use crate::credential::Hash;
 use crate::protocol::{Client, ClientId, Snapshot, State, VersionId};
-use crate::storage::{Body, Held, Lookup, Noted, Reader, Result, Writer};
+use crate::storage::{Body, Held, Lookup, Noted, Reader, Result, Sink, Writer};
 use rusqlite::Error::FromSqlConversionFailure;
 use rusqlite::types::Type;
 use rusqlite::{CachedStatement, Connection, MAIN_DB, OptionalExtension, Row, params};
@@ -115,6 +115,24 @@ impl<'c> Txn<'c> {
             _ => None,
         };
         Ok(Some(Held { state: state_at(row, 4)?, has_devices: has_devices_at(row, 5)?, snapshot }))
+    }
+
+    fn read_snapshot(&self, client: ClientId, piece: usize, sink: &mut Sink<'_>) -> rusqlite::Result<()> {
+        let mut statement = self.statement(
+            "SELECT rowid FROM clients
+             WHERE client_id = ?1 AND snapshot IS NOT NULL AND snapshot_version_id IS NOT NULL",
+        )?;
+        let found = statement.query_row([Text::of(client.uuid())], |row| row.get(0)).optional()?;
+        let Some(rowid) = found else { return Ok(()) };
+        let blob = self.connection.blob_open(MAIN_DB, "clients", "snapshot", rowid, true)?;
+        for start in (0..blob.len()).step_by(piece) {
+            let mut bytes = vec![0; piece.min(blob.len() - start)];
+            blob.read_at_exact(&mut bytes, start)?;
+            if !sink(bytes) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn find_device(&self, client: ClientId, name: &str) -> rusqlite::Result<Option<Hash>> {
@@ -317,6 +335,10 @@ impl Reader for Txn<'_> {
 
     fn snapshot(&mut self, client: ClientId, room: usize) -> Result<Option<Held>> {
         self.find_snapshot(client, room).context("reading a snapshot", self.path)
+    }
+
+    fn pour_snapshot(&mut self, client: ClientId, piece: usize, sink: &mut Sink<'_>) -> Result<()> {
+        self.read_snapshot(client, piece, sink).context("reading a snapshot", self.path)
     }
 }
 

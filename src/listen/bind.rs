@@ -1,12 +1,7 @@
-//! Accepts connections, on TCP and unix sockets.
-//!
-//! Sockets are bound before anything else is started, so that whatever is wrong with them is seen
-//! at once. Knows nothing of HTTP and TLS: what is accepted goes to [`App::serve`], or where there is
-//! a certificate and it came by TCP, to [`Acceptor::serve`] first.
+//! Binds sockets, and says what is wrong where one cannot be bound.
 
 use crate::config::Endpoint;
-use crate::http::{App, Peer};
-use crate::tls::Acceptor;
+use crate::http::Entrance;
 use rustix::net::sockopt;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use std::fs;
@@ -16,30 +11,26 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, watch};
 
 /// Connections that the kernel keeps for us while we are busy; it may have a lower limit itself.
 const BACKLOG: i32 = 1024;
-
-/// How long to wait after a failure to accept, at first and at most.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// How often a name's addresses are tried with another free port.
 const PORT_ATTEMPTS: usize = 16;
 
 /// A socket that listens.
-pub struct Listener(Socket);
+pub struct Listener {
+    pub(super) socket: Socket,
+    pub(super) entrance: Entrance,
+}
 
-enum Socket {
+pub(super) enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener, SocketFile),
 }
 
 /// The file of a unix socket; removed with the listener unless someone else has put theirs there.
-struct SocketFile {
+pub(super) struct SocketFile {
     path: PathBuf,
     inode: u64,
 }
@@ -53,10 +44,23 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
+    /// Where it leads.
+    pub fn entrance(&self) -> Entrance {
+        self.entrance
+    }
+
+    /// The port that clients reach it at; none of a unix socket.
+    pub fn port(&self) -> Option<u16> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
+            Socket::Unix(..) => None,
+        }
+    }
+
     /// Where clients reach it, with the real port: `http://127.0.0.1:8080/`, for the scheme `http`.
     /// A unix socket has no URL that clients take: `unix:/run/sync-server.sock`.
     pub fn url(&self, scheme: &str, base_path: &str) -> String {
-        match &self.0 {
+        match &self.socket {
             Socket::Tcp(listener) => match listener.local_addr() {
                 Ok(address) => format!("{scheme}://{address}{base_path}"),
                 Err(error) => format!("{scheme}://?{base_path} ({error})"),
@@ -66,18 +70,21 @@ impl Listener {
     }
 }
 
-/// Listens everywhere it is told to. A host name counts as all its addresses; where a family of
-/// addresses is not available on this machine, the others are enough. All failures come at once.
-pub fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>, Vec<String>> {
-    let mut listeners = Vec::new();
+/// Listens everywhere it is told to, at the main door and at the side door. A host name counts as all
+/// its addresses; where a family of addresses is not available on this machine, the others are enough.
+/// All failures come at once.
+pub fn bind(main: &[Endpoint], side: &[Endpoint]) -> Result<Vec<Listener>, Vec<String>> {
+    let mut listeners: Vec<Listener> = Vec::new();
     let mut failures = Vec::new();
-    for endpoint in endpoints {
+    let all = [main, side].concat();
+    for (at, endpoint) in all.iter().enumerate() {
+        let entrance = if at < main.len() { Entrance::Main } else { Entrance::Side };
         let bound = match endpoint {
-            Endpoint::Tcp(name) => bind_tcp(name, endpoints, &listeners),
-            Endpoint::Unix(path) => bind_unix(path).map(|listener| vec![listener]),
+            Endpoint::Tcp(name) => bind_tcp(name, &all, &listeners),
+            Endpoint::Unix(path) => bind_unix(path).map(|socket| vec![socket]),
         };
         match bound {
-            Ok(bound) => listeners.extend(bound),
+            Ok(bound) => listeners.extend(bound.into_iter().map(|socket| Listener { socket, entrance })),
             Err(failure) => failures.push(failure),
         }
     }
@@ -85,7 +92,7 @@ pub fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>, Vec<String>> {
 }
 
 /// `before` are the listeners of the endpoints that stand before this one.
-fn bind_tcp(name: &str, all: &[Endpoint], before: &[Listener]) -> Result<Vec<Listener>, String> {
+fn bind_tcp(name: &str, all: &[Endpoint], before: &[Listener]) -> Result<Vec<Socket>, String> {
     let addresses: Vec<SocketAddr> = match name.to_socket_addrs() {
         Ok(addresses) => addresses.collect(),
         Err(error) => {
@@ -110,8 +117,8 @@ fn bind_addresses(
     addresses: &[SocketAddr],
     all: &[Endpoint],
     before: &[Listener],
-) -> Result<Vec<Listener>, String> {
-    let mut listeners: Vec<Listener> = Vec::new();
+) -> Result<Vec<Socket>, String> {
+    let mut listeners = Vec::new();
     let mut unavailable = None;
     let mut port = None;
     for address in addresses {
@@ -120,13 +127,13 @@ fn bind_addresses(
         match bind_address(address, all) {
             Ok(listener) => {
                 port = listener.local_addr().ok().map(|bound| bound.port());
-                listeners.push(Listener(Socket::Tcp(listener)));
+                listeners.push(Socket::Tcp(listener));
             }
             Err(error) if is_unavailable(&error) => unavailable = Some((address, error)),
             Err(error) if error.kind() == ErrorKind::AddrInUse && is_taken_by(before, address.port()) => {
                 return Err(format!(
-                    "cannot listen on {}: an address before it in the option listen has that port already; keep \
-                     one of them",
+                    "cannot listen on {}: an address before it in the option listen (or http_listen) has that port \
+                     already; keep one of them",
                     named(name, address)
                 ));
             }
@@ -165,7 +172,7 @@ fn serves_both_families(address: SocketAddr, all: &[Endpoint]) -> bool {
 }
 
 fn is_taken_by(listeners: &[Listener], port: u16) -> bool {
-    listeners.iter().any(|listener| match &listener.0 {
+    listeners.iter().any(|listener| match &listener.socket {
         Socket::Tcp(listener) => listener.local_addr().is_ok_and(|address| address.port() == port),
         Socket::Unix(..) => false,
     })
@@ -208,7 +215,7 @@ const SOCKET_MODE: u32 = 0o660;
 /// The longest path that the system takes for a socket, in bytes.
 const LONGEST_PATH: usize = 107;
 
-fn bind_unix(path: &Path) -> Result<Listener, String> {
+fn bind_unix(path: &Path) -> Result<Socket, String> {
     let shown = format!("unix:{}", path.display());
     let length = path.as_os_str().len();
     if length > LONGEST_PATH {
@@ -218,7 +225,7 @@ fn bind_unix(path: &Path) -> Result<Listener, String> {
         ));
     }
     remove_stale(path)?;
-    let bound = || -> io::Result<Listener> {
+    let bound = || -> io::Result<Socket> {
         let address = net::SocketAddrUnix::new(path)?;
         let socket: OwnedFd =
             net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -228,7 +235,7 @@ fn bind_unix(path: &Path) -> Result<Listener, String> {
         let inode = fs::symlink_metadata(path)?.ino();
         net::listen(socket.as_fd(), BACKLOG)?;
         let file = SocketFile { path: path.to_owned(), inode };
-        Ok(Listener(Socket::Unix(UnixListener::from(socket), file)))
+        Ok(Socket::Unix(UnixListener::from(socket), file))
     };
     bound().map_err(|error| match error.kind() {
         ErrorKind::NotFound => {
@@ -264,184 +271,13 @@ fn remove_stale(path: &Path) -> Result<(), String> {
     }
 }
 
-/// Accepts connections until `stop` becomes true, then waits until those that are open have
-/// answered what they were asked, but no longer than the shutdown timeout.
-///
-/// Where as many connections are open as may be, no more are accepted: they wait in the kernel.
-/// With `tls` all TCP listeners speak TLS.
-pub async fn run(
-    listeners: Vec<Listener>,
-    tls: Option<Arc<Acceptor>>,
-    app: Arc<App>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let limit = app.connections().min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
-    let permits = Arc::new(Semaphore::new(limit));
-    let for_connections = stop.clone();
-    tokio::select! {
-        () = accept_all(listeners, tls.as_ref(), &app, &permits, &for_connections) => {}
-        // An error means that nobody is left who could say it.
-        _ = stop.wait_for(|stop| *stop) => {}
-    }
-    app.hurry();
-    // The sockets are closed by now: who comes too late is refused and can try elsewhere.
-    let all = permits.acquire_many(limit as u32);
-    if tokio::time::timeout(app.shutdown_timeout(), all).await.is_err() {
-        log::warn!(
-            "{} connections were cut off: their requests took longer than the option shutdown.timeout, {} s",
-            limit - permits.available_permits(),
-            app.shutdown_timeout().as_secs()
-        );
-    }
-}
-
-async fn accept_all(
-    listeners: Vec<Listener>,
-    tls: Option<&Arc<Acceptor>>,
-    app: &Arc<App>,
-    permits: &Arc<Semaphore>,
-    stop: &watch::Receiver<bool>,
-) {
-    let mut doors = Doors::open(listeners);
-    let mut back_off = None;
-    let mut crowd = Crowd::default();
-    loop {
-        if permits.available_permits() == 0 {
-            crowd.tell(app.connections());
-        }
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        match doors.accept().await {
-            Ok(guest) => {
-                back_off = None;
-                let (app, tls, stop) = (app.clone(), tls.cloned(), stop.clone());
-                tokio::spawn(async move {
-                    match guest {
-                        Guest::Tcp(stream, address) => match tls {
-                            // Boxed, so that a plain connection's task is not as large as this one's.
-                            Some(tls) => Box::pin(tls.serve(stream, Peer::Tcp(address), app, stop)).await,
-                            None => app.serve(stream, Peer::Tcp(address), stop).await,
-                        },
-                        Guest::Unix(stream) => app.serve(stream, Peer::Unix, stop).await,
-                    }
-                    drop(permit);
-                });
-            }
-            // The peer was gone before we came to it.
-            Err(error) if is_the_peers(&error) => {}
-            Err(error) => {
-                if back_off.is_none() {
-                    log::error!(
-                        "cannot accept connections: {error}; will go on trying. If too many files are \
-                         open, raise the process' limit of open files or lower the option connections.limit"
-                    );
-                }
-                let pause = back_off.unwrap_or(BACK_OFF.0);
-                tokio::time::sleep(pause).await;
-                back_off = Some((pause * 2).min(BACK_OFF.1));
-            }
-        }
-    }
-}
-
-/// How long nothing more is said of connections that wait, once something was.
-const SAID: Duration = Duration::from_secs(60);
-
-/// Says that nobody else is let in just now, but not for each who waits.
-#[derive(Default)]
-struct Crowd {
-    said: Option<Instant>,
-}
-
-impl Crowd {
-    fn tell(&mut self, limit: usize) {
-        if self.said.is_none_or(|said| said.elapsed() >= SAID) {
-            self.said = Some(Instant::now());
-            log::warn!(
-                "all {limit} connections are in use, and further ones wait until one of them ends: if this happens \
-                 often, raise the option connections.limit or lower idle.timeout"
-            );
-        }
-    }
-}
-
-fn is_the_peers(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
-}
-
-/// All listening sockets, in the runtime's hands.
-struct Doors {
-    doors: Vec<Door>,
-    /// Which one is asked first; it changes, so that a busy one does not keep the others waiting.
-    first: usize,
-}
-
-enum Door {
-    Tcp(tokio::net::TcpListener),
-    Unix(tokio::net::UnixListener, #[expect(dead_code, reason = "dropped with the socket")] SocketFile),
-}
-
-enum Guest {
-    Tcp(tokio::net::TcpStream, SocketAddr),
-    Unix(tokio::net::UnixStream),
-}
-
-impl Doors {
-    fn open(listeners: Vec<Listener>) -> Doors {
-        let mut doors = Vec::new();
-        for listener in listeners {
-            let url = listener.url("tcp", "/");
-            match Door::open(listener) {
-                Ok(door) => doors.push(door),
-                Err(error) => log::error!("cannot accept connections on {url}: {error}"),
-            }
-        }
-        Doors { doors, first: 0 }
-    }
-
-    async fn accept(&mut self) -> io::Result<Guest> {
-        std::future::poll_fn(|cx| {
-            for n in 0..self.doors.len() {
-                let at = (self.first + n) % self.doors.len();
-                if let Poll::Ready(result) = self.doors[at].poll_accept(cx) {
-                    self.first = at + 1;
-                    return Poll::Ready(result);
-                }
-            }
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-impl Door {
-    fn open(listener: Listener) -> io::Result<Door> {
-        match listener.0 {
-            Socket::Tcp(listener) => {
-                listener.set_nonblocking(true)?;
-                Ok(Door::Tcp(tokio::net::TcpListener::from_std(listener)?))
-            }
-            Socket::Unix(listener, file) => {
-                listener.set_nonblocking(true)?;
-                Ok(Door::Unix(tokio::net::UnixListener::from_std(listener)?, file))
-            }
-        }
-    }
-
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Guest>> {
-        match self {
-            Door::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, address)| {
-                // Answers are written whole: waiting for more would only delay them.
-                let _ = stream.set_nodelay(true);
-                Guest::Tcp(stream, address)
-            }),
-            Door::Unix(listener, _) => listener.poll_accept(cx).map_ok(|(stream, _)| Guest::Unix(stream)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>, Vec<String>> {
+        super::bind(endpoints, &[])
+    }
 
     fn tcp(name: &str) -> Endpoint {
         Endpoint::Tcp(name.to_owned())
@@ -458,7 +294,7 @@ mod tests {
     #[test]
     fn all_addresses_of_a_name_get_the_same_port() {
         let listeners = bind(&[tcp("localhost:0")]).unwrap();
-        let port = |listener: &Listener| match &listener.0 {
+        let port = |listener: &Listener| match &listener.socket {
             Socket::Tcp(listener) => listener.local_addr().unwrap().port(),
             Socket::Unix(..) => panic!("not TCP"),
         };

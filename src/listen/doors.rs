@@ -1,0 +1,85 @@
+//! The listening sockets while they are accepted from.
+
+use super::bind::{Listener, Socket, SocketFile};
+use crate::http::Entrance;
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+
+/// All listening sockets, in the runtime's hands.
+pub struct Doors {
+    doors: Vec<(Door, Entrance)>,
+    /// Which one is asked first; it changes, so that a busy one does not keep the others waiting.
+    first: usize,
+}
+
+enum Door {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener, #[expect(dead_code, reason = "dropped with the socket")] SocketFile),
+}
+
+/// Who has come.
+pub enum Guest {
+    /// From an address.
+    Tcp(tokio::net::TcpStream, SocketAddr),
+    /// From this machine.
+    Unix(tokio::net::UnixStream),
+}
+
+impl Doors {
+    /// Takes over the sockets.
+    pub fn open(listeners: Vec<Listener>) -> Doors {
+        let mut doors = Vec::new();
+        for listener in listeners {
+            let url = listener.url("tcp", "/");
+            let entrance = listener.entrance;
+            match Door::open(listener) {
+                Ok(door) => doors.push((door, entrance)),
+                Err(error) => log::error!("cannot accept connections on {url}: {error}"),
+            }
+        }
+        Doors { doors, first: 0 }
+    }
+
+    /// The next who comes, and by which entrance.
+    pub async fn accept(&mut self) -> io::Result<(Guest, Entrance)> {
+        std::future::poll_fn(|cx| {
+            for n in 0..self.doors.len() {
+                let at = (self.first + n) % self.doors.len();
+                let (door, entrance) = &self.doors[at];
+                if let Poll::Ready(result) = door.poll_accept(cx) {
+                    self.first = at + 1;
+                    return Poll::Ready(result.map(|guest| (guest, *entrance)));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Door {
+    fn open(listener: Listener) -> io::Result<Door> {
+        match listener.socket {
+            Socket::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                Ok(Door::Tcp(tokio::net::TcpListener::from_std(listener)?))
+            }
+            Socket::Unix(listener, file) => {
+                listener.set_nonblocking(true)?;
+                Ok(Door::Unix(tokio::net::UnixListener::from_std(listener)?, file))
+            }
+        }
+    }
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Guest>> {
+        match self {
+            Door::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, address)| {
+                // Answers are written whole: waiting for more would only delay them.
+                let _ = stream.set_nodelay(true);
+                Guest::Tcp(stream, address)
+            }),
+            Door::Unix(listener, _) => listener.poll_accept(cx).map_ok(|(stream, _)| Guest::Unix(stream)),
+        }
+    }
+}
