@@ -59,6 +59,16 @@ eventually() {
 # A name that no other run of these tests uses.
 fresh() { printf 'sync-server-test-%s-%s-%s\n' "$1" "$$" "$RANDOM"; }
 
+# build ARGUMENT...: an image, or what a stage of it holds. An engine whose newest client lacks the builder
+# may have an older client that brings it.
+build() {
+    local docker=(docker build)
+    if ! docker buildx version >/dev/null 2>&1 && [[ -x /usr/bin/docker ]]; then
+        docker=(env DOCKER_BUILDKIT=1 /usr/bin/docker build)
+    fi
+    "${docker[@]}" --quiet -f "$root/packaging/docker/Dockerfile" "$@" "$root"
+}
+
 # Which network the devices are in: that of a container, or, while this is empty, this machine's.
 export place=
 

@@ -84,6 +84,7 @@ fresh_installation() {
 
 # As shipped, on a high port, behind a proxy: with this machine's systemd and its kernel's calls.
 scores() {
+    same "$(typed "systemd-analyze verify --man=no $unit 2>&1")" '' "what this systemd finds in the unit"
     score 15 ''
     score 11 high-port
     score 3 proxy
