@@ -35,6 +35,7 @@
 //! | [`service`] | the four transactions over a storage transaction | clocks, randomness, which database, HTTP |
 //! | [`storage`] | one narrow trait for the server, [`storage::registry`] beside it for operators; transactions are closures, so "forgot to roll back" cannot be written | the protocol's decisions, tokio |
 //! | [`storage::sqlite`] | one writer, pooled readers, adoption and migration, faults in words that help | who asks |
+//! | [`storage::postgres`] | any number of instances over one database: a row lock on the client, one round trip where SQL allows it, retries, lost answers looked up, large bodies in parts; each connection on a runtime of its own that nobody else sees | who asks, clocks |
 //! | [`storage::location`] | which kinds of databases there are, and where one is | what is in them, who asks |
 //! | [`storage::contents`] | all that a database holds, as records, out of one and into another | files, formats |
 //! | [`upkeep`] | what keeps a database in order: everything looked at, in steps | which database, who asks |

@@ -138,16 +138,21 @@ impl Lines {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.filter.enabled(metadata)
+        self.filter.enabled(metadata) && !tells_values(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.filter.matches(record) {
+        if self.filter.matches(record) && !tells_values(record.metadata()) {
             self.lines.log(record);
         }
     }
 
     fn flush(&self) {}
+}
+
+/// Whether this is the Postgres driver on the statements that it sends, client IDs and all.
+fn tells_values(metadata: &Metadata<'_>) -> bool {
+    metadata.level() > log::Level::Warn && metadata.target().starts_with("tokio_postgres")
 }
 
 fn filter(directives: &str) -> Result<env_filter::Filter, String> {

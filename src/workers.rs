@@ -8,6 +8,7 @@
 //! an idle server adds no latency. Nothing is answered before the commit that contains it.
 
 mod syncs;
+mod writer;
 
 use self::syncs::Syncs;
 use crate::credential::Credential;
@@ -138,7 +139,7 @@ impl Workers {
         for n in 0..manner.writers {
             let name = if manner.writers == 1 { "writer".to_owned() } else { format!("writer-{n}") };
             let (storage, jobs, noted) = (storage.clone(), write_jobs.clone(), syncs.clone());
-            threads.push(spawn(name, move || write_all(&*storage, &policy, &jobs, &noted))?);
+            threads.push(spawn(name, move || writer::run(&*storage, &policy, &jobs, &noted))?);
         }
         Ok((Workers { reads, large_reads, writes, probes, syncs, here: Arc::new(here) }, Threads(threads)))
     }
@@ -360,63 +361,6 @@ fn pour(
     }
 }
 
-fn write_all(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<Job<Write>>, syncs: &Syncs) {
-    let manner = storage.manner();
-    let mut held_back = None;
-    while let Some(first) = held_back.take().or_else(|| jobs.recv().ok()) {
-        let Some(first) = in_time(first, manner.patience).and_then(|job| at_once(storage, policy, job))
-        else {
-            note_apart(storage, syncs);
-            continue;
-        };
-        let group = gather(first, jobs, &mut held_back, manner.group);
-        // Only the first attempt takes them along: they must not fail the jobs.
-        let along = if manner.is_remote { Vec::new() } else { syncs.take_due(unix_seconds()) };
-        let noted = Cell::new(along);
-        answer(group, |batch| {
-            let taken = noted.take();
-            let outcomes = storage.writing(|writer| {
-                let outcomes = each(batch, |write, brought| {
-                    service::write(writer, policy, write, brought, Uuid::now_v7().into(), unix_seconds())
-                })?;
-                writer.note_syncs(&taken)?;
-                Ok(outcomes)
-            });
-            if outcomes.is_err() {
-                syncs.give_back(taken);
-            }
-            outcomes
-        });
-        note_apart(storage, syncs);
-        if let Err(error) = storage.rest() {
-            log::warn!("between transactions: {error}");
-        }
-    }
-    let noted = syncs.take_all();
-    if noted.is_empty() {
-        return;
-    }
-    if let Err(error) = storage.writing(|writer| writer.note_syncs(&noted)) {
-        log::warn!("who synced last is not noted: {error}");
-    }
-}
-
-/// Where several write at once, who synced last has a transaction of its own: in those of requests,
-/// clients would wait for each other.
-fn note_apart(storage: &dyn Storage, syncs: &Syncs) {
-    if !storage.manner().is_remote {
-        return;
-    }
-    let noted = syncs.take_due(unix_seconds());
-    if noted.is_empty() {
-        return;
-    }
-    if let Err(error) = storage.writing(|writer| writer.note_syncs(&noted)) {
-        log::debug!("who synced last is noted later: {error}");
-        syncs.give_back(noted);
-    }
-}
-
 /// The job, unless it has waited for so long that its answer must not wait for the database as well.
 fn in_time<T>(job: Job<T>, patience: Duration) -> Option<Job<T>> {
     if job.since.elapsed() <= patience {
@@ -426,46 +370,6 @@ fn in_time<T>(job: Job<T>, patience: Duration) -> Option<Job<T>> {
     // Nobody waits any more where the connection is gone.
     let _ = job.reply.send(Err(Error::new(Kind::Busy, message)));
     None
-}
-
-/// Answers a job that takes one step and no decision; gives it back where it takes more.
-fn at_once(storage: &dyn Storage, policy: &Policy, job: Job<Write>) -> Option<Job<Write>> {
-    let Some(write) = &job.request else { return Some(job) };
-    let run = || service::write_at_once(storage, policy, write, Uuid::now_v7().into(), unix_seconds());
-    let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(panicked()));
-    match outcome.transpose() {
-        None => Some(job),
-        Some(outcome) => {
-            let _ = job.reply.send(outcome);
-            None
-        }
-    }
-}
-
-/// The first job and what is already queued behind it. A large job is held back for a group of its own.
-fn gather(
-    first: Job<Write>,
-    jobs: &Receiver<Job<Write>>,
-    held_back: &mut Option<Job<Write>>,
-    most: usize,
-) -> Vec<Job<Write>> {
-    let alone = is_large(&first);
-    let mut group = vec![first];
-    while !alone && group.len() < most {
-        match jobs.try_recv() {
-            Ok(job) if is_large(&job) => {
-                *held_back = Some(job);
-                break;
-            }
-            Ok(job) => group.push(job),
-            Err(_) => break,
-        }
-    }
-    group
-}
-
-fn is_large(job: &Job<Write>) -> bool {
-    job.request.as_ref().is_some_and(|write| write.len() >= LARGE)
 }
 
 /// Runs `work` on each request of a batch; a mere sign of life is answered without work.

@@ -432,14 +432,6 @@ fn write_secret(dir: &Path, name: &str, text: &str, mode: u32) -> PathBuf {
 }
 
 #[test]
-fn a_connection_to_postgres_is_refused_rather_than_ignored() {
-    let output = sync_server(&[("CONNECTION", "postgresql://somewhere/tasks")], &["config", "check"]);
-    assert_eq!(output.status.code(), Some(78));
-    let said = String::from_utf8(output.stderr).expect("text");
-    assert!(said.contains("CONNECTION") && !said.contains("somewhere"), "{said}");
-}
-
-#[test]
 fn the_check_reads_the_certificate() {
     let output = sync_server(&[], &["config", "check", "--tls-cert=/nowhere.pem", "--tls-key=/nowhere.key"]);
     assert_eq!(output.status.code(), Some(78));

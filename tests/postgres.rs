@@ -5,6 +5,7 @@ pub mod cluster;
 mod config;
 mod instances;
 mod operators;
+mod troubles;
 
 use crate::util::{Server, program};
 use cluster::Cluster;

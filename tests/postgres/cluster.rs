@@ -73,6 +73,13 @@ pub fn directory() -> tempfile::TempDir {
     dir
 }
 
+/// Gives a file to the server's user.
+pub fn give(file: &Path) {
+    if is_root() {
+        chown(file, Some(user().0), Some(user().1)).expect("root may");
+    }
+}
+
 pub fn run(command: &mut Command) {
     let output = command.stdin(Stdio::null()).output().expect("the program starts");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -242,7 +249,7 @@ pub fn signal_all(pid: u32, signal: &str) {
     let _ = Command::new("kill").arg(format!("-{signal}")).args(all).stderr(Stdio::null()).status();
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").port()
 }

@@ -38,9 +38,10 @@ fn the_connection_comes_from_wherever_secrets_come_from_and_is_shown_nowhere() {
         let server = Server::spawn(command, Path::new("/nonexistent"));
         let mut replica = Replica::of_new_client(&server);
         assert_eq!(replica.add_version(NIL, b"x").status, 200);
-        let log = server.log().text();
+        assert_eq!(replica.child_version(NIL).status, 200);
+        let (log, client) = (server.log().text(), replica.client.clone());
         server.stop();
-        assert!(!log.contains(PASSWORD), "{log}");
+        assert!(!log.contains(PASSWORD) && !log.contains(&client), "{log}");
     }
     assert!(!dir.path().join("data").exists(), "the data directory was used");
     let shown = with_connection(&connection).args(["config", "show"]).output().expect("the program runs");

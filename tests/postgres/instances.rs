@@ -83,7 +83,7 @@ fn replicas_that_race_on_three_instances_make_one_chain() {
     servers.into_iter().for_each(Server::stop);
 }
 
-fn race(replica: &mut Replica, count: usize) -> BTreeSet<String> {
+pub fn race(replica: &mut Replica, count: usize) -> BTreeSet<String> {
     let mut added = BTreeSet::new();
     let mut parent = NIL.to_owned();
     while added.len() < count {
@@ -172,7 +172,7 @@ fn add_while(server: &Server, go_on: &AtomicBool) -> (String, Vec<String>) {
 }
 
 /// Runs adds by six clients on these servers, disturbs them, and gives what was acknowledged.
-fn under_load(servers: &[&Server], disturb: impl FnOnce()) -> Vec<(String, Vec<String>)> {
+pub fn under_load(servers: &[&Server], disturb: impl FnOnce()) -> Vec<(String, Vec<String>)> {
     let go_on = AtomicBool::new(true);
     std::thread::scope(|scope| {
         let go_on = &go_on;
@@ -190,7 +190,7 @@ fn under_load(servers: &[&Server], disturb: impl FnOnce()) -> Vec<(String, Vec<S
 }
 
 /// Everything that was acknowledged is there, in its order, and one version more at most.
-fn verify(server: &Server, loads: &[(String, Vec<String>)]) {
+pub fn verify(server: &Server, loads: &[(String, Vec<String>)]) {
     for (client, added) in loads {
         assert!(!added.is_empty(), "nothing was added");
         let chain: Vec<String> =
@@ -201,7 +201,7 @@ fn verify(server: &Server, loads: &[(String, Vec<String>)]) {
 }
 
 /// Waits until adds are answered again.
-fn wait_for_service(server: &Server) {
+pub fn wait_for_service(server: &Server) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut replica = Replica::of_new_client(server);

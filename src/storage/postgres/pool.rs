@@ -108,20 +108,26 @@ impl Pool {
                 Ok(link) => return Ok(link),
                 Err(_) => match self.recent_failure() {
                     Some(why) => return Err(Fault::Lost(why)),
-                    None if Instant::now() >= deadline => return Err(Fault::Lost(self.busy())),
+                    None if Instant::now() >= deadline => return Err(Fault::Lost(self.why_busy())),
                     None => {}
                 },
             }
         }
     }
 
+    /// Why no connection can be made, where there is none that could come back either.
     fn recent_failure(&self) -> Option<String> {
+        if self.links.state().connections > 0 {
+            return None;
+        }
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.as_ref().filter(|(at, _)| at.elapsed() < SPELL).map(|(_, why)| why.clone())
     }
 
-    fn busy(&self) -> String {
-        format!("all of the up to {} connections to it are in use", self.links.max_size())
+    fn why_busy(&self) -> String {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = last.as_ref().map_or(String::new(), |(_, why)| format!(", and another cannot be made: {why}"));
+        format!("all of {} connections to it are in use{more}", self.links.state().connections)
     }
 
     /// The database, for people.

@@ -18,6 +18,10 @@ use tokio_postgres::types::Type;
 /// Keeps instances that start at once from making the same table, which would be an error.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7310575183467836783)";
 
+/// For what may take long, and is no news where it was done before.
+const UNHURRIED: &str =
+    "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL client_min_messages = warning";
+
 /// Broken chains that one warning lists; the rest is counted.
 const LISTED: i64 = 20;
 
@@ -31,6 +35,7 @@ struct Found {
     /// `None` without a table that says so.
     version: Option<i64>,
     has_index: bool,
+    is_unique: bool,
 }
 
 impl Found {
@@ -83,7 +88,7 @@ impl Postgres {
             }
             migrate(&mut link, &name, progress)?;
         }
-        if look(&mut link, &name)?.has_index && is_unique(&mut link, &name)? {
+        if look(&mut link, &name)?.is_unique {
             return Ok(Vec::new());
         }
         Txn::new(&mut link, &name, false).branches(LISTED)
@@ -145,17 +150,12 @@ fn connect(address: &Address, habits: Habits, progress: fn(&str)) -> Result<Link
 }
 
 fn look(link: &mut Link, name: &str) -> Result<Found> {
-    const DOING: &str = "looking at the tables";
     let mut txn = Txn::new(link, name, false);
-    let rows = txn.ask(
-        DOING,
-        "SELECT to_regclass('clients') IS NOT NULL AND to_regclass('versions') IS NOT NULL,
-                to_regclass('sync_server_schema') IS NOT NULL,
-                to_regclass('sync_server_child') IS NOT NULL OR to_regclass('sync_server_children') IS NOT NULL",
-        &[],
-    )?;
-    let found = rows.first().map(|row| Ok((value(row, 0)?, value(row, 1)?, value(row, 2)?))).transpose();
-    let (has_clients, has_version, has_index) = txn.told(DOING, found)?.unwrap_or((false, false, false));
+    let names = tables(&mut txn)?;
+    let has = |name: &str| names.iter().any(|known| known == name);
+    let (has_clients, has_version) = (has("clients") && has("versions"), has("sync_server_schema"));
+    let (is_unique, has_plain) = (has("sync_server_child"), has("sync_server_children"));
+    let has_index = is_unique || has_plain;
     let version =
         if has_version { version(&mut txn, "SELECT version FROM sync_server_schema")? } else { None };
     if version.is_some_and(|version| version > CURRENT) {
@@ -166,7 +166,21 @@ fn look(link: &mut Link, name: &str) -> Result<Found> {
         );
         return Err(Error::new(Kind::Newer, message));
     }
-    Ok(Found { has_clients, version, has_index })
+    Ok(Found { has_clients, version, has_index, is_unique })
+}
+
+/// What there is of our names, as of now: the short ways to ask remember what was not there before.
+fn tables(txn: &mut Txn) -> Result<Vec<String>> {
+    const DOING: &str = "looking at the tables";
+    let rows = txn.ask(
+        DOING,
+        "SELECT c.relname::TEXT FROM pg_catalog.pg_class c
+         WHERE c.relname IN ('clients', 'versions', 'sync_server_schema', 'sync_server_child', 'sync_server_children')
+               AND pg_catalog.pg_table_is_visible(c.oid)",
+        &[],
+    )?;
+    let names = rows.iter().map(|row| value(row, 0)).collect();
+    txn.told(DOING, names)
 }
 
 fn version(txn: &mut Txn, sql: &'static str) -> Result<Option<i64>> {
@@ -174,14 +188,6 @@ fn version(txn: &mut Txn, sql: &'static str) -> Result<Option<i64>> {
     let rows = txn.ask(DOING, sql, &[])?;
     let version = rows.first().map(|row| value(row, 0)).transpose();
     txn.told(DOING, version)
-}
-
-fn is_unique(link: &mut Link, name: &str) -> Result<bool> {
-    const DOING: &str = "looking at the tables";
-    let mut txn = Txn::new(link, name, false);
-    let rows = txn.ask(DOING, "SELECT to_regclass('sync_server_child') IS NOT NULL", &[])?;
-    let found = rows.first().map(|row| value(row, 0)).transpose();
-    Ok(txn.told(DOING, found)?.unwrap_or(false))
 }
 
 /// Does what is missing in one transaction, alone.
@@ -202,7 +208,7 @@ fn migrate(link: &mut Link, name: &str, progress: fn(&str)) -> Result<()> {
     let open = Open::new(&mut *link, None);
     let done = (|| {
         open.0.begin_now()?;
-        open.0.batch("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")?;
+        open.0.batch(UNHURRIED)?;
         open.0.batch_patiently("SELECT version FROM sync_server_schema FOR UPDATE", &|| progress(""))
     })();
     done.map_err(|fault: Fault| fault.explain(DOING, name))?;
@@ -224,7 +230,7 @@ fn migrate(link: &mut Link, name: &str, progress: fn(&str)) -> Result<()> {
 fn make_version_table(link: &mut Link, progress: fn(&str)) -> super::fault::Outcome<()> {
     let open = Open::new(link, None);
     open.0.begin_now()?;
-    open.0.batch("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")?;
+    open.0.batch(UNHURRIED)?;
     open.0.batch_patiently(LOCK, &|| progress(""))?;
     open.0.batch(VERSION)?;
     open.0.commit()
