@@ -38,7 +38,7 @@
 //! | [`storage::postgres`] | any number of instances over one database: a row lock on the client, one round trip where SQL allows it, retries, lost answers looked up, large bodies in parts; each connection on a runtime of its own that nobody else sees | who asks, clocks |
 //! | [`storage::location`] | which kinds of databases there are, and where one is | what is in them, who asks |
 //! | [`storage::contents`] | all that a database holds, as records, out of one and into another | files, formats |
-//! | [`upkeep`] | what keeps a database in order: everything looked at, in steps | which database, who asks |
+//! | [`upkeep`] | what keeps a database in order, in steps: everything looked at, old versions pruned, clients removed | which database, who asks |
 //! | [`archive`] | the format of backups: records into bytes and back, checked; pure but for `std::io` and a thread that computes the checksum | databases, files |
 //! | [`backup`] | backups as files: written beside their place, verified, named; the thread that makes them by themselves | which database, who asks |
 //! | [`workers`] | small reads where they are asked; named threads behind bounded queues for the rest; group commit; the clock and new IDs | HTTP, SQL |

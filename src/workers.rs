@@ -64,6 +64,7 @@ pub struct Workers {
     probes: Sender<Job<Read>>,
     syncs: Arc<Syncs>,
     here: Arc<Here>,
+    asked: Arc<AtomicU64>,
 }
 
 /// What answers reads where they are asked.
@@ -141,7 +142,8 @@ impl Workers {
             let (storage, jobs, noted) = (storage.clone(), write_jobs.clone(), syncs.clone());
             threads.push(spawn(name, move || writer::run(&*storage, &policy, &jobs, &noted))?);
         }
-        Ok((Workers { reads, large_reads, writes, probes, syncs, here: Arc::new(here) }, Threads(threads)))
+        let (here, asked) = (Arc::new(here), Arc::default());
+        Ok((Workers { reads, large_reads, writes, probes, syncs, here, asked }, Threads(threads)))
     }
 
     /// Answers one request. A write is durable when its outcome arrives.
@@ -152,6 +154,7 @@ impl Workers {
         request: Request,
         brought: Option<Credential>,
     ) -> std::result::Result<Outcome, Failure> {
+        self.asked.fetch_add(1, Relaxed);
         match request {
             Request::Read(read) if room(&read) >= LARGE => {
                 send(&self.large_reads, Some(read), brought, |job| (job, None)).await
@@ -188,6 +191,11 @@ impl Workers {
         let read = Read::GetSnapshot { client, room };
         let outcome = send(&self.large_reads, Some(read), brought, |job| (job, Some(sink))).await?;
         Ok((outcome, pieces))
+    }
+
+    /// How many requests there were, which tells quiet times from others.
+    pub fn asked(&self) -> Arc<AtomicU64> {
+        self.asked.clone()
     }
 
     /// Notes that a client was served for a program on a device, if the request named one, which

@@ -32,7 +32,7 @@ const ROOMS: &[Room] = &[
         name: "lifecycle",
         uses: &[
             "backup", "config", "control", "daemon", "http", "listen", "logging", "service", "storage",
-            "tls", "workers",
+            "tls", "upkeep", "workers",
         ],
     },
     Room { name: "listen", uses: &["config", "http", "peer", "tls"] },
@@ -73,13 +73,7 @@ const WALLS: &[Wall] = &[
         why: "certificates and handshakes are known to one room, and to one file for those of Postgres",
     },
     Wall {
-        words: &[
-            "rusqlite",
-            "r2d2",
-            "r2d2_sqlite",
-            "libsqlite3_sys",
-            "tokio_postgres_rustls",
-        ],
+        words: &["rusqlite", "r2d2", "r2d2_sqlite", "libsqlite3_sys", "tokio_postgres_rustls"],
         only_in: &["storage/"],
         why: "databases are known to the storage only",
     },

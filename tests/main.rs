@@ -16,6 +16,7 @@ mod limits;
 mod logging;
 mod postgres;
 mod proxied;
+mod prune;
 mod side_door;
 mod texts;
 mod tls;

@@ -12,6 +12,7 @@ use crate::storage::owner::quoted;
 use crate::storage::registry::{Event, Registry, Writer};
 use crate::storage::sqlite::FILE_NAME;
 use crate::storage::upkeep::Upkeep;
+use crate::upkeep::Pace;
 use rustix::fs::{Access, AtFlags, CWD, Mode, RenameFlags, accessat, renameat_with};
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
@@ -79,21 +80,44 @@ impl<'a> Desk<'a> {
         &*self.storage
     }
 
+    /// The database as a whole.
+    pub fn database(&self) -> &dyn Database {
+        &*self.storage
+    }
+
+    /// How much time is left to others in what takes many steps.
+    pub fn pace(&self) -> Pace {
+        // Whoever else uses a database elsewhere cannot be seen from here.
+        let is_shared =
+            self.location.directory().is_none_or(|directory| control::is_there(directory, self.environment));
+        if is_shared { Pace::Beside } else { Pace::Alone }
+    }
+
     /// The directory that the database is in, where it is in one.
     pub fn data_dir(&self) -> Option<&Path> {
         self.location.directory()
+    }
+
+    /// Something that the user who asked does now, and that is not about one client.
+    pub fn event(&self, action: &str) -> Event {
+        event(&self.user, action, None, "")
     }
 
     /// Records something that is not about one client, and tells the running server.
     pub fn record(&self, action: &str, detail: &str) -> Result<(), Refusal> {
         let event = event(&self.user, action, None, detail);
         self.registry().amending(|writer| writer.record(&event)).map_err(failed)?;
+        self.tell(action, detail);
+        Ok(())
+    }
+
+    /// Tells the running server, if there is one, so that its log has it too.
+    pub fn tell(&self, action: &str, detail: &str) {
         control::note(
             self.location.directory(),
             self.environment,
             &format!("operator {}: {action} ({detail})", self.user),
         );
-        Ok(())
     }
 
     /// Changes something about one client and records it, in one transaction; then tells the

@@ -16,6 +16,7 @@ mod list;
 mod migrate;
 mod naming;
 mod progress;
+mod prune;
 mod restore;
 mod secret;
 mod settings;
@@ -68,6 +69,8 @@ pub enum Verb {
     Stats,
     /// Bring the database's tables up to date, or print the SQL that does.
     Migrate { dry_run: bool },
+    /// Remove old versions that a snapshot covers, or only say which.
+    Prune { dry_run: bool },
     /// List what operators changed.
     Audit { client: Option<String>, limit: usize },
 }
@@ -261,6 +264,7 @@ fn act(desk: &Desk, verb: &Verb) -> Result<Output, Refusal> {
         }
         Verb::Check => check::run(desk),
         Verb::Stats => stats::show(desk),
+        Verb::Prune { dry_run } => prune::prune(desk, *dry_run),
         Verb::Audit { client, limit } => audit::list(desk, client.as_deref(), *limit),
     }
 }

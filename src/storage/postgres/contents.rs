@@ -44,11 +44,12 @@ impl Contents for Postgres {
                     format!("{READING}: it was interrupted; try again"),
                 ));
             }
-            let ids = txn.holders()?;
-            for id in &ids {
+            let holders = txn.holders()?;
+            // Of those that are being removed there is nothing, or nothing but what stays.
+            for (id, _) in holders.iter().filter(|(_, removal)| *removal != Some(1)) {
                 txn.visit_client(*id, visit)?;
             }
-            for id in &ids {
+            for (id, _) in holders.iter().filter(|(_, removal)| removal.is_none()) {
                 txn.visit_versions(*id, visit)?;
             }
             txn.visit_rest(visit)
@@ -98,11 +99,13 @@ impl Txn<'_> {
         Ok(self.told("reading the database", holds)?.unwrap_or(false))
     }
 
-    /// Whoever has a row of its own or versions.
-    fn holders(&mut self) -> Result<Vec<ClientId>> {
-        let sql = "SELECT client_id FROM clients UNION SELECT client_id FROM versions ORDER BY 1";
+    /// Whoever has a row of its own or versions, and what of it is being removed.
+    fn holders(&mut self) -> Result<Vec<(ClientId, Option<i32>)>> {
+        let sql = "SELECT h.client_id, (SELECT r.removal FROM sync_server_clients r WHERE r.client_id = h.client_id)
+                   FROM (SELECT client_id FROM clients UNION SELECT client_id FROM versions) h
+                   ORDER BY h.client_id";
         let rows = self.ask(READING, sql, &[])?;
-        self.told(READING, rows.iter().map(|row| client(row, 0)).collect())
+        self.told(READING, rows.iter().map(|row| Ok((client(row, 0)?, value(row, 1)?))).collect())
     }
 
     fn visit_client(&mut self, of: ClientId, visit: &mut Visit<'_>) -> Result<()> {
@@ -190,7 +193,8 @@ impl Txn<'_> {
 
     fn visit_rest(&mut self, visit: &mut Visit<'_>) -> Result<()> {
         let decisions =
-            "SELECT client_id, label, suspended, created FROM sync_server_clients ORDER BY client_id";
+            "SELECT client_id, label, CASE WHEN suspended THEN 1 ELSE 0 END, created FROM sync_server_clients
+             WHERE removal IS NULL OR removal <> 1 ORDER BY client_id";
         for row in self.ask(READING, decisions, &[])? {
             let record: Outcome<_> = (|| {
                 let (client, state) = (client(&row, 0)?, state(&row, 2)?);
@@ -199,6 +203,7 @@ impl Txn<'_> {
             visit(Record::Decision(self.told(READING, record)?))?;
         }
         let devices = "SELECT client_id, name, token_hash, created FROM sync_server_devices
+                       WHERE client_id NOT IN (SELECT client_id FROM sync_server_clients WHERE removal = 1)
                        ORDER BY client_id, name COLLATE \"C\"";
         for row in self.ask(READING, devices, &[])? {
             let record: Outcome<_> = (|| {
@@ -208,6 +213,7 @@ impl Txn<'_> {
             visit(Record::Device(self.told(READING, record)?))?;
         }
         let syncs = "SELECT client_id, device, program, last_sync FROM sync_server_syncs
+                     WHERE client_id NOT IN (SELECT client_id FROM sync_server_clients WHERE removal = 1)
                      ORDER BY client_id, device COLLATE \"C\", program COLLATE \"C\"";
         for row in self.ask(READING, syncs, &[])? {
             let record: Outcome<_> = (|| {

@@ -303,7 +303,7 @@ fn append(
              SET latest_version_id = $2, versions_since_snapshot = c.versions_since_snapshot + 1
              WHERE c.client_id = $1 AND c.latest_version_id = $3 AND NOT EXISTS (
                  SELECT 1 FROM sync_server_clients r
-                 WHERE r.client_id = $1 AND (r.suspended OR r.devices > 0))
+                 WHERE r.client_id = $1 AND (r.suspended OR r.devices > 0 OR r.removal IS NOT NULL))
              RETURNING c.snapshot_version_id, c.snapshot_timestamp, c.versions_since_snapshot - 1 AS since
          ), added AS (
              INSERT INTO versions (client_id, version_id, parent_version_id, history_segment)

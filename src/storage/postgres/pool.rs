@@ -126,7 +126,8 @@ impl Pool {
 
     fn why_busy(&self) -> String {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let more = last.as_ref().map_or(String::new(), |(_, why)| format!(", and another cannot be made: {why}"));
+        let more =
+            last.as_ref().map_or(String::new(), |(_, why)| format!(", and another cannot be made: {why}"));
         format!("all of {} connections to it are in use{more}", self.links.state().connections)
     }
 

@@ -1,12 +1,14 @@
 //! The registry's facts and changes as statements.
 
 use super::fault::Outcome;
-use super::txn::{Proof, Txn, id, snapshot_of, state, value, version};
+use super::txn::{Proof, Txn, id, snapshot_of, state, state_sql, value, version};
 use crate::credential::Hash;
 use crate::protocol::{ClientId, State, VersionId};
 use crate::storage::Result;
 use crate::storage::Writer as _;
-use crate::storage::registry::{Device, Entry, Event, LastSync, Match, Reader, Writer};
+use crate::storage::registry::{
+    Device, Entry, Event, LastSync, Match, Portion, Reader, Removal, Removed, Writer,
+};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -15,7 +17,9 @@ use uuid::Uuid;
 macro_rules! entries {
     ($sizes:literal, $end:literal) => {
         concat!(
-            "SELECT c.client_id, r.label, r.suspended, r.created, coalesce(r.devices, 0), c.latest_version_id,
+            "SELECT c.client_id, r.label, ",
+            state_sql!(),
+            ", r.created, coalesce(r.devices, 0), c.latest_version_id,
                     c.snapshot_version_id, c.snapshot_timestamp, c.versions_since_snapshot,
                     octet_length(c.snapshot),
                     (SELECT max(s.last_sync) FROM sync_server_syncs s WHERE s.client_id = c.client_id),
@@ -62,6 +66,13 @@ impl Reader for Txn<'_> {
         )?;
         let found = |row| Ok(Match { client: client(row, 0)?, label: value(row, 1)? });
         self.told(DOING, rows.iter().map(found).collect())
+    }
+
+    fn leaving(&mut self) -> Result<Vec<ClientId>> {
+        const DOING: &str = "looking for clients that are being removed";
+        let rows =
+            self.ask(DOING, "SELECT client_id FROM sync_server_clients WHERE removal IS NOT NULL", &[])?;
+        self.told(DOING, rows.iter().map(|row| client(row, 0)).collect())
     }
 
     fn devices(&mut self, client: ClientId) -> Result<Vec<Device>> {
@@ -172,19 +183,18 @@ impl Writer for Txn<'_> {
         self.count_devices(DOING, client)
     }
 
-    fn remove(&mut self, client: ClientId) -> Result<()> {
-        const DOING: &str = "removing a client";
+    fn begin_removal(&mut self, client: ClientId, removal: Removal) -> Result<()> {
+        const DOING: &str = "beginning to remove a client";
         // First, so that nobody adds to it meanwhile.
         self.lock(DOING, client)?;
-        self.ask(DOING, "DELETE FROM versions WHERE client_id = $1", &[id(&client.uuid())])?;
-        self.forget(client)?;
-        self.ask(DOING, "DELETE FROM clients WHERE client_id = $1", &[id(&client.uuid())]).map(|_| ())
-    }
-
-    fn reset(&mut self, client: ClientId) -> Result<()> {
-        const DOING: &str = "emptying a client's history";
-        self.lock(DOING, client)?;
-        self.ask(DOING, "DELETE FROM versions WHERE client_id = $1", &[id(&client.uuid())])?;
+        // One that removes all is not made less by one that removes the history.
+        self.ask(
+            DOING,
+            "INSERT INTO sync_server_clients (client_id, removal) VALUES ($1, $2)
+             ON CONFLICT (client_id) DO UPDATE SET
+                 removal = least(coalesce(sync_server_clients.removal, 2), excluded.removal)",
+            &[id(&client.uuid()), (&number_of(removal), Type::INT4)],
+        )?;
         self.ask(
             DOING,
             "UPDATE clients SET latest_version_id = $2, snapshot_version_id = NULL,
@@ -195,13 +205,65 @@ impl Writer for Txn<'_> {
         .map(|_| ())
     }
 
+    fn remove_some(&mut self, client: ClientId, most: Portion) -> Result<Removed> {
+        const DOING: &str = "removing a client's versions";
+        self.lock(DOING, client)?;
+        let sql = "SELECT removal FROM sync_server_clients WHERE client_id = $1 FOR UPDATE";
+        let rows = self.ask(DOING, sql, &[id(&client.uuid())])?;
+        let mark = rows.first().map(|row| value::<Option<i32>>(row, 0)).transpose();
+        let Some(mark) = self.told(DOING, mark)?.flatten() else {
+            return Ok(Removed { versions: 0, is_done: true });
+        };
+        let versions = self.remove_versions(DOING, client, most)?;
+        let sql = "SELECT 1 FROM versions WHERE client_id = $1 LIMIT 1";
+        let is_done = self.ask(DOING, sql, &[id(&client.uuid())])?.is_empty();
+        if is_done && mark == number_of(Removal::Client) {
+            self.forget(client)?;
+            self.ask(DOING, "DELETE FROM clients WHERE client_id = $1", &[id(&client.uuid())])?;
+        } else if is_done {
+            let sql = "UPDATE sync_server_clients SET removal = NULL WHERE client_id = $1";
+            self.ask(DOING, sql, &[id(&client.uuid())])?;
+        }
+        Ok(Removed { versions, is_done })
+    }
+
+    fn prune(&mut self, client: ClientId, versions: &[VersionId]) -> Result<bool> {
+        const DOING: &str = "removing old versions";
+        self.lock(DOING, client)?;
+        let rows = self.ask(
+            DOING,
+            "SELECT c.latest_version_id FROM clients c
+             WHERE c.client_id = $1 AND c.snapshot_version_id IS NOT NULL AND NOT EXISTS (
+                 SELECT 1 FROM sync_server_clients r WHERE r.client_id = $1 AND r.removal IS NOT NULL)",
+            &[id(&client.uuid())],
+        )?;
+        let latest = rows.first().map(|row| version(row, 0)).transpose();
+        let latest = self.told(DOING, latest)?.flatten();
+        if latest.is_none_or(|latest| versions.contains(&latest)) {
+            return Ok(false);
+        }
+        let ids: Vec<Uuid> = versions.iter().map(|version| version.uuid()).collect();
+        let known = self.ask(
+            DOING,
+            "SELECT 1 FROM versions WHERE client_id = $1 AND version_id = ANY($2)",
+            &[id(&client.uuid()), (&ids, Type::UUID_ARRAY)],
+        )?;
+        if known.len() < ids.len() {
+            return Ok(false);
+        }
+        self.delete_versions(DOING, client, &ids)?;
+        Ok(true)
+    }
+
     fn record(&mut self, event: &Event) -> Result<()> {
         let client = event.client.map_or(Uuid::nil(), ClientId::uuid);
         self.proof = Some(Proof::Event(client, event.id));
         self.ask(
             "recording a change",
             "INSERT INTO sync_server_audit (client_id, event_id, at, local_user, action, detail)
-             VALUES ($1, $2, $3, $4, $5, $6)",
+             VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (client_id, event_id) DO UPDATE SET
+                 at = excluded.at, action = excluded.action, detail = excluded.detail",
             &[
                 id(&client),
                 id(&event.id),
@@ -228,9 +290,34 @@ impl Txn<'_> {
         .map(|_| ())
     }
 
-    fn lock(&mut self, doing: &str, client: ClientId) -> Result<()> {
-        let sql = "SELECT 1 FROM clients WHERE client_id = $1 FOR UPDATE";
-        self.ask(doing, sql, &[id(&client.uuid())]).map(|_| ())
+    /// Removes the first versions that there are, and returns how many.
+    fn remove_versions(&mut self, doing: &str, client: ClientId, most: Portion) -> Result<u64> {
+        let rows = self.ask(
+            doing,
+            "SELECT version_id, octet_length(history_segment) FROM versions WHERE client_id = $1 LIMIT $2",
+            &[id(&client.uuid()), (&i64::from(most.rows.max(1)), Type::INT8)],
+        )?;
+        let (mut bytes, mut chosen) = (0, Vec::<Uuid>::new());
+        for row in &rows {
+            if !chosen.is_empty() && bytes >= most.bytes {
+                break;
+            }
+            let found: Outcome<(Uuid, Option<i32>)> = (|| Ok((value(row, 0)?, value(row, 1)?)))();
+            let (version, length) = self.told(doing, found)?;
+            chosen.push(version);
+            bytes += length.map_or(0, |length| u64::from(length.unsigned_abs()));
+        }
+        self.delete_versions(doing, client, &chosen)?;
+        Ok(chosen.len() as u64)
+    }
+
+    fn delete_versions(&mut self, doing: &str, client: ClientId, versions: &[Uuid]) -> Result<()> {
+        self.ask(
+            doing,
+            "DELETE FROM versions WHERE client_id = $1 AND version_id = ANY($2)",
+            &[id(&client.uuid()), (&versions, Type::UUID_ARRAY)],
+        )
+        .map(|_| ())
     }
 
     /// Removes everything that the operator decided and the server noted about a client.
@@ -244,6 +331,14 @@ impl Txn<'_> {
             &[id(&client.uuid())],
         )
         .map(|_| ())
+    }
+}
+
+/// As the database has it.
+fn number_of(removal: Removal) -> i32 {
+    match removal {
+        Removal::Client => 1,
+        Removal::History => 2,
     }
 }
 

@@ -30,22 +30,25 @@ ALTER TABLE versions ALTER COLUMN history_segment SET STORAGE EXTERNAL;
 pub(super) const VERSION: &str = "\
 CREATE TABLE IF NOT EXISTS sync_server_schema (
     only_row BOOLEAN PRIMARY KEY,
-    version BIGINT NOT NULL);
+    version BIGINT NOT NULL,
+    adopted BIGINT NOT NULL DEFAULT extract(epoch FROM now())::BIGINT);
 INSERT INTO sync_server_schema (only_row, version) VALUES (true, 0) ON CONFLICT DO NOTHING;
 ";
 
 /// What each version adds to those before it. The numbers are those of SQLite's schema that holds
 /// the same.
 pub(super) const MIGRATIONS: &[(i64, &str)] = &[(
-    2,
+    3,
     "\
 CREATE TABLE sync_server_clients (
     client_id UUID PRIMARY KEY,
     label TEXT,
     suspended BOOLEAN NOT NULL DEFAULT false,
     created BIGINT,
-    devices BIGINT NOT NULL DEFAULT 0);
+    devices BIGINT NOT NULL DEFAULT 0,
+    removal INTEGER);
 CREATE UNIQUE INDEX sync_server_label ON sync_server_clients (label);
+CREATE INDEX sync_server_leaving ON sync_server_clients (client_id) WHERE removal IS NOT NULL;
 CREATE TABLE sync_server_devices (
     client_id UUID NOT NULL,
     name TEXT NOT NULL,

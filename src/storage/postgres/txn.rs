@@ -31,18 +31,14 @@ pub(super) struct Txn<'l> {
     pub(super) proof: Option<Proof>,
 }
 
-/// What is known of a client, its bodies apart.
-macro_rules! client_facts {
-    ($end:literal) => {
-        concat!(
-            "SELECT c.latest_version_id, c.snapshot_version_id, c.snapshot_timestamp, c.versions_since_snapshot,
-                    r.suspended, r.devices
-             FROM clients c LEFT JOIN sync_server_clients r ON r.client_id = $1
-             WHERE c.client_id = $1",
-            $end
-        )
+/// What the operator decided about a client, of which there need not be a row, as a number: 0 it may use the
+/// server, 1 it may not, 2 it is being removed.
+macro_rules! state_sql {
+    () => {
+        "CASE WHEN r.removal IS NOT NULL THEN 2 WHEN r.suspended THEN 1 ELSE 0 END"
     };
 }
+pub(super) use state_sql;
 
 impl<'l> Txn<'l> {
     pub(super) fn new(link: &'l mut Link, database: &'l str, locks: bool) -> Txn<'l> {
@@ -67,8 +63,21 @@ impl<'l> Txn<'l> {
 impl Reader for Txn<'_> {
     fn client(&mut self, client: ClientId) -> Result<Option<Client>> {
         const DOING: &str = "reading a client";
-        let sql = if self.locks { client_facts!(" FOR UPDATE OF c") } else { client_facts!("") };
-        let rows = self.ask(DOING, sql, &[id(&client.uuid())])?;
+        if self.locks {
+            // By itself: what is read with the lock may be older than what was waited for.
+            self.lock(DOING, client)?;
+        }
+        let rows = self.ask(
+            DOING,
+            concat!(
+                "SELECT c.latest_version_id, c.snapshot_version_id, c.snapshot_timestamp, c.versions_since_snapshot, ",
+                state_sql!(),
+                ", r.devices
+                 FROM clients c LEFT JOIN sync_server_clients r ON r.client_id = $1
+                 WHERE c.client_id = $1"
+            ),
+            &[id(&client.uuid())],
+        )?;
         let found = rows.first().map(|row| client_of(row, 0)).transpose();
         self.told(DOING, found)
     }
@@ -78,13 +87,17 @@ impl Reader for Txn<'_> {
         // One child for each parent is the rule; where adopted rows break it, it is always the same one.
         let rows = self.ask(
             DOING,
-            "SELECT c.latest_version_id, r.suspended, r.devices, v.version_id, octet_length(v.history_segment),
+            concat!(
+                "SELECT c.latest_version_id, ",
+                state_sql!(),
+                ", r.devices, v.version_id, octet_length(v.history_segment),
                     CASE WHEN octet_length(v.history_segment) <= $3 THEN v.history_segment END
              FROM clients c
                   LEFT JOIN sync_server_clients r ON r.client_id = $1
                   LEFT JOIN versions v ON v.client_id = $1 AND v.parent_version_id = $2
              WHERE c.client_id = $1
-             ORDER BY v.version_id LIMIT 1",
+             ORDER BY v.version_id LIMIT 1"
+            ),
             &[id(&client.uuid()), id(&parent.uuid()), (&inline(room), Type::INT4)],
         )?;
         let Some(row) = rows.first() else { return Ok(None) };
@@ -129,10 +142,14 @@ impl Reader for Txn<'_> {
         const DOING: &str = "reading a snapshot";
         let rows = self.ask(
             DOING,
-            "SELECT r.suspended, r.devices, c.snapshot_version_id, octet_length(c.snapshot),
+            concat!(
+                "SELECT ",
+                state_sql!(),
+                ", r.devices, c.snapshot_version_id, octet_length(c.snapshot),
                     CASE WHEN octet_length(c.snapshot) <= $2 THEN c.snapshot END
              FROM clients c LEFT JOIN sync_server_clients r ON r.client_id = $1
-             WHERE c.client_id = $1",
+             WHERE c.client_id = $1"
+            ),
             &[id(&client.uuid()), (&inline(room), Type::INT4)],
         )?;
         let Some(row) = rows.first() else { return Ok(None) };
@@ -242,6 +259,12 @@ impl Txn<'_> {
         .map(|_| ())
     }
 
+    /// Waits for whoever else changes the client.
+    pub(super) fn lock(&mut self, doing: &str, client: ClientId) -> Result<()> {
+        let sql = "SELECT 1 FROM clients WHERE client_id = $1 FOR UPDATE";
+        self.ask(doing, sql, &[id(&client.uuid())]).map(|_| ())
+    }
+
     /// A client that is gone in the middle of its transaction is a defect, not a refusal.
     pub(super) fn one_row(&mut self, doing: &str, rows: &[Row]) -> Result<()> {
         if rows.is_empty() {
@@ -267,10 +290,13 @@ pub(super) fn version(row: &Row, column: usize) -> Outcome<Option<VersionId>> {
     Ok(value::<Option<Uuid>>(row, column)?.map(VersionId::from))
 }
 
-/// A client of which the operator never said anything is active.
+/// The state that `state_sql` gives.
 pub(super) fn state(row: &Row, column: usize) -> Outcome<State> {
-    let suspended = value::<Option<bool>>(row, column)?.unwrap_or(false);
-    Ok(if suspended { State::Suspended } else { State::Active })
+    Ok(match value::<i32>(row, column)? {
+        0 => State::Active,
+        1 => State::Suspended,
+        _ => State::Leaving,
+    })
 }
 
 fn has_devices(row: &Row, column: usize) -> Outcome<bool> {

@@ -2,7 +2,7 @@
 
 use super::fault::Outcome;
 use super::registry::client;
-use super::txn::{Txn, id, state, value, version};
+use super::txn::{Txn, id, state, state_sql, value, version};
 use super::{Postgres, READ};
 use crate::protocol::{ClientId, VersionId};
 use crate::storage::upkeep::{Chain, Examination, Holder, Link, Measures, Upkeep};
@@ -25,13 +25,14 @@ impl Upkeep for Postgres {
             let rows = txn.ask(
                 DOING,
                 "SELECT (pg_total_relation_size('clients') + pg_total_relation_size('versions'))::BIGINT,
-                        (SELECT version FROM sync_server_schema)",
+                        version, adopted
+                 FROM sync_server_schema",
                 &[],
             )?;
-            let found =
-                rows.first().map(|row| Ok((value::<i64>(row, 0)?, value::<i64>(row, 1)?))).transpose();
-            let (database, schema) = txn.told(DOING, found)?.unwrap_or_default();
-            Ok(Measures { database: database.unsigned_abs(), wal: None, unused: None, schema })
+            let found: Outcome<Option<(i64, i64, i64)>> =
+                rows.first().map(|row| Ok((value(row, 0)?, value(row, 1)?, value(row, 2)?))).transpose();
+            let (database, schema, adopted) = txn.told(DOING, found)?.unwrap_or_default();
+            Ok(Measures { database: database.unsigned_abs(), wal: None, unused: None, schema, adopted })
         })
     }
 
@@ -86,9 +87,13 @@ impl Txn<'_> {
         const DOING: &str = "reading a client's chain";
         let rows = self.ask(
             DOING,
-            "SELECT c.latest_version_id, c.snapshot_version_id, octet_length(c.snapshot), r.suspended
+            concat!(
+                "SELECT c.latest_version_id, c.snapshot_version_id, octet_length(c.snapshot), ",
+                state_sql!(),
+                "
              FROM clients c LEFT JOIN sync_server_clients r ON r.client_id = $1
-             WHERE c.client_id = $1",
+             WHERE c.client_id = $1"
+            ),
             &[id(&client.uuid())],
         )?;
         let found: Outcome<Option<Chain>> = rows
