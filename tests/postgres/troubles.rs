@@ -315,7 +315,7 @@ fn a_deadlock_is_tried_again_and_not_told_to_anybody() {
     let script = format!(
         "SET deadlock_timeout = '10min';
          BEGIN;
-         INSERT INTO sync_server_clients (client_id) VALUES ('{client}');
+         INSERT INTO clients (client_id) VALUES ('{client}');
          DO $$ BEGIN
              WHILE NOT EXISTS (SELECT 1 FROM pg_stat_activity
                                WHERE wait_event_type = 'Lock' AND application_name = 'sync-server') LOOP
@@ -323,7 +323,7 @@ fn a_deadlock_is_tried_again_and_not_told_to_anybody() {
                  PERFORM pg_stat_clear_snapshot();
              END LOOP;
          END $$;
-         INSERT INTO clients (client_id) VALUES ('{client}');
+         INSERT INTO sync_server_clients (client_id) VALUES ('{client}');
          ROLLBACK"
     );
     let file = tempfile::NamedTempFile::new().expect("a file");
