@@ -49,6 +49,11 @@ impl Server {
         self.process.as_ref().map(|process| process.child.id())
     }
 
+    /// Where its data is, where this program started it.
+    pub fn data_dir(&self) -> Option<PathBuf> {
+        self.process.as_ref().map(|process| process.dir.path().join("data"))
+    }
+
     /// The end of its log, where this program started it.
     pub fn log_end(&self) -> String {
         self.process.as_ref().map(Process::log_end).unwrap_or_default()

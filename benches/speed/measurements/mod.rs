@@ -3,6 +3,7 @@
 mod adds;
 mod reads;
 mod snapshots;
+mod verbs;
 
 use crate::Result;
 use crate::load::Samples;
@@ -167,6 +168,12 @@ pub const ALL: &[Measurement] = &[
         name: "first-syncs",
         about: "first requests of a client among 10 and among many (--clients)",
         run: reads::first_syncs,
+        yardstick: Yardstick::None,
+    },
+    Measurement {
+        name: "verbs",
+        about: "verbs on 10,000 clients with 1,000,000 versions (own program only)",
+        run: verbs::verbs,
         yardstick: Yardstick::None,
     },
 ];
