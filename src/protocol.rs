@@ -219,6 +219,8 @@ pub enum Refusal {
     UnknownClient,
     /// The operator suspended the client.
     Suspended,
+    /// The client, or its history, is being removed just now.
+    Leaving,
     /// The request needs the credential of a device of the client, and brings none that is valid.
     NoCredential,
 }
@@ -231,6 +233,8 @@ pub enum State {
     Active,
     /// It is refused until it is resumed; nothing of its history is lost.
     Suspended,
+    /// It is refused, for it or its history is being removed.
+    Leaving,
 }
 
 impl State {
@@ -239,6 +243,7 @@ impl State {
         match self {
             State::Active => None,
             State::Suspended => Some(Refusal::Suspended),
+            State::Leaving => Some(Refusal::Leaving),
         }
     }
 }

@@ -68,6 +68,7 @@ pub struct Workers {
     writes: Sender<Job<Write>>,
     syncs: Arc<Syncs>,
     here: Arc<Here>,
+    asked: Arc<AtomicU64>,
 }
 
 /// What answers reads where they are asked.
@@ -134,7 +135,10 @@ impl Workers {
         let syncs = Arc::new(Syncs::default());
         let noted = syncs.clone();
         threads.push(spawn("writer".to_owned(), move || write_all(&*storage, &policy, &write_jobs, &noted))?);
-        Ok((Workers { reads, large_reads, writes, syncs, here: Arc::new(here) }, Threads(threads)))
+        Ok((
+            Workers { reads, large_reads, writes, syncs, here: Arc::new(here), asked: Arc::default() },
+            Threads(threads),
+        ))
     }
 
     /// Answers one request. A write is durable when its outcome arrives.
@@ -145,6 +149,7 @@ impl Workers {
         request: Request,
         brought: Option<Credential>,
     ) -> std::result::Result<Outcome, Failure> {
+        self.asked.fetch_add(1, Relaxed);
         match request {
             Request::Read(read) if room(&read) >= LARGE => {
                 send(&self.large_reads, Some(read), brought, |job| (job, None)).await
@@ -179,6 +184,11 @@ impl Workers {
         let read = Read::GetSnapshot { client, room };
         let outcome = send(&self.large_reads, Some(read), brought, |job| (job, Some(sink))).await?;
         Ok((outcome, pieces))
+    }
+
+    /// How many requests there were, which tells quiet times from others.
+    pub fn asked(&self) -> Arc<AtomicU64> {
+        self.asked.clone()
     }
 
     /// Notes that a client was served for a program on a device, if the request named one, which

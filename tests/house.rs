@@ -32,7 +32,7 @@ const ROOMS: &[Room] = &[
         name: "lifecycle",
         uses: &[
             "backup", "config", "control", "daemon", "http", "listen", "logging", "service", "storage",
-            "tls", "workers",
+            "tls", "upkeep", "workers",
         ],
     },
     Room { name: "listen", uses: &["config", "http", "peer", "tls"] },

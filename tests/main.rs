@@ -15,6 +15,7 @@ mod lifecycle;
 mod limits;
 mod logging;
 mod proxied;
+mod prune;
 mod side_door;
 mod texts;
 mod tls;

@@ -61,7 +61,17 @@ fn a_sound_database_is_found_well_with_the_server_running_and_stopped() {
     let (report, stats) = look();
     assert_eq!(
         keys(&report),
-        ["bytes", "clients", "damage", "findings", "snapshot_bytes", "snapshots", "unfinished", "versions"]
+        [
+            "bytes",
+            "clients",
+            "damage",
+            "findings",
+            "leaving_clients",
+            "snapshot_bytes",
+            "snapshots",
+            "unfinished",
+            "versions"
+        ]
     );
     assert_eq!(
         keys(&stats),

@@ -10,6 +10,7 @@ use serde::Serialize;
 #[derive(Serialize)]
 struct Shown<'a> {
     clients: u64,
+    leaving_clients: u64,
     versions: u64,
     bytes: u64,
     snapshots: u64,
@@ -85,6 +86,12 @@ fn text(report: &Report) -> String {
     if let Some(why) = &report.examination.unfinished {
         text.push_str(&format!("not looked at for damage to the end: {why}\n"));
     }
+    if report.leaving > 0 {
+        let what = plural(report.leaving, "client");
+        text.push_str(&format!(
+            "{what} being removed, or the history: the running server goes on with it, and so does the same command\n"
+        ));
+    }
     let found = report.findings.len() + report.examination.flaws.len();
     let verdict = match (found, &report.examination.unfinished) {
         (0, None) => "all is well".to_owned(),
@@ -121,6 +128,7 @@ fn to_programs(report: &Report) -> Shown<'_> {
     });
     Shown {
         clients: report.clients,
+        leaving_clients: report.leaving,
         versions: report.versions,
         bytes: report.bytes,
         snapshots: report.snapshots,

@@ -15,6 +15,7 @@ mod devices;
 mod list;
 mod naming;
 mod progress;
+mod prune;
 mod restore;
 mod secret;
 mod settings;
@@ -66,6 +67,8 @@ pub enum Verb {
     Check,
     /// Say how much there is, and how much room it takes.
     Stats,
+    /// Remove old versions that a snapshot covers, or only say which.
+    Prune { dry_run: bool },
     /// List what operators changed.
     Audit { client: Option<String>, limit: usize },
 }
@@ -256,6 +259,7 @@ fn act(desk: &Desk, verb: &Verb) -> Result<Output, Refusal> {
         Verb::VerifyBackup { .. } | Verb::Restore { .. } => unreachable!("it was done before"),
         Verb::Check => check::run(desk),
         Verb::Stats => stats::show(desk),
+        Verb::Prune { dry_run } => prune::prune(desk, *dry_run),
         Verb::Audit { client, limit } => audit::list(desk, client.as_deref(), *limit),
     }
 }

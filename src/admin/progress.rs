@@ -61,6 +61,12 @@ impl Progress {
         self
     }
 
+    /// So much more of so much is done.
+    pub fn advance_of(&mut self, more: u64, of: u64) {
+        self.total = Some(of);
+        self.advance(more);
+    }
+
     /// So much more is done.
     pub fn advance(&mut self, more: u64) {
         self.done += more;

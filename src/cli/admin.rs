@@ -104,10 +104,13 @@ fn keeping() -> [Command; 3] {
     ]
 }
 
-fn overseeing() -> [Command; 2] {
+fn overseeing() -> [Command; 3] {
     [
         Command::new("check")
             .about("Look whether the database and every client's history are whole; exits with 0 or 1"),
+        Command::new("prune")
+            .about("Remove versions that are older than retention_days and covered by a snapshot")
+            .arg(flag("dry-run", "Only say what would be removed")),
         Command::new("stats").about("Say how much there is, and how much room it takes"),
     ]
 }
@@ -158,6 +161,7 @@ pub fn verb(name: &str, matches: &ArgMatches) -> Verb {
         "verify-backup" => Verb::VerifyBackup { file: file() },
         "restore" => Verb::Restore { file: file(), yes: matches.get_flag("yes") },
         "check" => Verb::Check,
+        "prune" => Verb::Prune { dry_run: matches.get_flag("dry-run") },
         "stats" => Verb::Stats,
         "audit" => {
             let limit = matches.get_one::<u32>("limit").copied().unwrap_or(u32::MAX);

@@ -70,6 +70,8 @@ pub struct Config {
     pub migration: Migration,
     /// Backups that are made by themselves.
     pub backup: Backup,
+    /// After how many days versions that a snapshot covers are removed; `None`: never.
+    pub retention_days: Option<u32>,
     /// Whether to go into the background.
     pub daemonize: bool,
     /// The file that holds the background process' ID.

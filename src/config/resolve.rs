@@ -117,6 +117,7 @@ fn blank() -> Config {
         log: Log { level: String::new(), format: LogFormat::Text, file: None },
         migration: Migration { copy: false, copy_dir: None },
         backup: Backup::default(),
+        retention_days: None,
         daemonize: false,
         pid_file: None,
         warnings: Vec::new(),

@@ -261,6 +261,19 @@ pub static TABLE: &[Setting] = &[
         ..PLAIN
     },
     Setting {
+        key: "retention_days",
+        section: SNAPSHOTS,
+        kind: &NUMBER,
+        unset: "none: versions are kept forever",
+        example: "180",
+        doc: "Remove versions that are older than so many days and covered by a snapshot",
+        long: "At least 30. The server does it by itself at quiet times, once a day and a little at a time, and `sync-server \
+               admin prune` at once. A device that was away for longer cannot sync any more: it gets 410 and must be \
+               set up anew.",
+        set: |config, text, _| put_some(&mut config.retention_days, value::retention(text)),
+        ..PLAIN
+    },
+    Setting {
         key: "data_dir",
         section: STORAGE,
         unset: "$STATE_DIRECTORY, else /var/lib/sync-server, else below the home directory",

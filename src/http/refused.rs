@@ -97,6 +97,9 @@ pub fn warn(client: ClientId, refusal: Refusal) {
              add-client --id`, or set the option create_clients to true to let it in"
         }
         Refusal::Suspended => "it is suspended; `sync-server admin resume-client` lets it in again",
+        Refusal::Leaving => {
+            "it or its history is being removed; where that was interrupted, the server carries it on within a minute"
+        }
         Refusal::NoCredential => return,
     };
     log::warn!("client {client:?} was refused: {why}");

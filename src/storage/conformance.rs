@@ -7,7 +7,7 @@ mod devices;
 mod upkeep;
 
 use super::location::Database;
-use super::registry::{Entry, Event, LastSync, Registry};
+use super::registry::{Entry, Event, LastSync, Portion, Registry, Removal};
 use super::{Body, Error, Kind, Noted, Storage};
 use crate::protocol::{
     Client, ClientId, Outcome, Read, Refusal, Snapshot, SnapshotPolicy, State, VersionId, Write,
@@ -365,6 +365,17 @@ fn make(registry: &dyn Registry, label: Option<&str>) -> ClientId {
     client
 }
 
+/// All of what is to be removed in one step.
+const ALL: Portion = Portion { rows: u32::MAX, bytes: u64::MAX };
+
+fn take_away(registry: &dyn Registry, client: ClientId, removal: Removal) {
+    let done = registry.amending(|writer| {
+        writer.begin_removal(client, removal)?;
+        writer.remove_some(client, ALL)
+    });
+    assert!(done.expect("a removal").is_done);
+}
+
 fn entry(registry: &dyn Registry, client: ClientId) -> Option<Entry> {
     let one = registry.consulting(|reader| reader.client(client)).expect("a client can be read");
     let all = registry.consulting(|reader| reader.clients()).expect("the clients can be listed");
@@ -428,7 +439,7 @@ fn sizes(storage: &dyn Storage, registry: &dyn Registry) {
         }
         assert_eq!(size(one), Some((40 + 20 * round, 390 + 20_000_000 * round)));
     }
-    registry.amending(|writer| writer.remove(one)).expect("a client is removed");
+    take_away(registry, one, Removal::Client);
     assert_eq!((size(one), size(other)), (None, Some((2, 18))));
     let (third, _) = with_chain(storage, 60);
     storage.rest().expect("there is time for a rest");
@@ -465,27 +476,25 @@ fn beginnings(_: &dyn Storage, registry: &dyn Registry) {
     assert_eq!((found("nobody"), found("%"), found("*")), (vec![], vec![], vec![]));
 }
 
+/// The answers to the four transactions.
+fn ask_all(storage: &dyn Storage, client: ClientId, latest: VersionId) -> Vec<Outcome> {
+    let reads =
+        [Read::GetChildVersion { client, parent: NIL, room: MIB }, Read::GetSnapshot { client, room: MIB }];
+    let writes = [
+        Write::AddVersion { client, parent: latest, segment: vec![1] },
+        Write::AddSnapshot { client, version: latest, snapshot: vec![1] },
+    ];
+    let read = |read| storage.reading(|reader| service::read(reader, &POLICY, read, None)).expect("a read");
+    let write = |write| {
+        storage.writing(|writer| service::write(writer, &POLICY, write, None, version(), 0)).expect("a write")
+    };
+    reads.iter().map(read).chain(writes.iter().map(write)).collect()
+}
+
 fn suspension(storage: &dyn Storage, registry: &dyn Registry) {
     let (client, chain) = with_chain(storage, 2);
     set_snapshot(storage, client, chain[1], 0, b"snapshot");
-    let ask = || {
-        let reads = [
-            Read::GetChildVersion { client, parent: NIL, room: MIB },
-            Read::GetSnapshot { client, room: MIB },
-        ];
-        let writes = [
-            Write::AddVersion { client, parent: chain[1], segment: vec![1] },
-            Write::AddSnapshot { client, version: chain[1], snapshot: vec![1] },
-        ];
-        let read =
-            |read| storage.reading(|reader| service::read(reader, &POLICY, read, None)).expect("a read");
-        let write = |write| {
-            storage
-                .writing(|writer| service::write(writer, &POLICY, write, None, version(), 0))
-                .expect("a write")
-        };
-        reads.iter().map(read).chain(writes.iter().map(write)).collect::<Vec<_>>()
-    };
+    let ask = || ask_all(storage, client, chain[1]);
     let set = |state| registry.amending(|writer| writer.set_state(client, state)).expect("a change");
     set(State::Suspended);
     assert_eq!(entry(registry, client).map(|entry| entry.state), Some(State::Suspended));
@@ -518,7 +527,8 @@ fn removal(storage: &dyn Storage, registry: &dyn Registry) {
             writer.set_label(gone, Some("alice"))?;
             writer.set_state(gone, State::Suspended)?;
             writer.record(&event)?;
-            writer.remove(gone)
+            writer.begin_removal(gone, Removal::Client)?;
+            writer.remove_some(gone, ALL)
         })
         .expect("a client is removed");
     assert_eq!((look(storage, gone), entry(registry, gone)), (None, None));
@@ -536,7 +546,7 @@ fn resetting(storage: &dyn Storage, registry: &dyn Registry) {
     set_snapshot(storage, client, chain[2], 0, &vec![1; 3 * MIB]);
     added(&add(storage, client, chain[2], b"counted beside the snapshot"));
     registry.amending(|writer| writer.set_label(client, Some("alice"))).expect("a label");
-    registry.amending(|writer| writer.reset(client)).expect("a reset");
+    take_away(registry, client, Removal::History);
     assert_eq!(
         look(storage, client),
         Some(Client { latest: NIL, snapshot: None, state: State::Active, has_devices: false })
@@ -583,6 +593,9 @@ fn recording(_: &dyn Storage, registry: &dyn Registry) {
     assert_eq!(read(None, 2), events[1..]);
     assert_eq!(read(Some(one), 9), [events[0].clone(), events[2].clone()]);
     assert_eq!(entry(registry, one).and_then(|entry| entry.label), None);
+    let again = Event { detail: "carol".to_owned(), ..events[2].clone() };
+    registry.amending(|writer| writer.record(&again)).expect("an event is recorded once more");
+    assert_eq!(read(None, 9), [events[0].clone(), events[1].clone(), again]);
 }
 
 /// 100 MiB, so that every backend takes its path for what it cannot hold twice.

@@ -36,6 +36,8 @@ pub struct Measures {
     pub unused: Option<u64>,
     /// The schema's version.
     pub schema: i64,
+    /// When this program took the database over, or made it; in seconds since 1970.
+    pub adopted: i64,
 }
 
 /// What a look for damage found.

@@ -1,6 +1,6 @@
 //! What can be wrong with one client's chain, and what to do about it. Pure.
 
-use crate::protocol::VersionId;
+use crate::protocol::{State, VersionId};
 use crate::storage::upkeep::{Chain, Link};
 use std::collections::{HashMap, HashSet};
 
@@ -118,6 +118,9 @@ fn count(versions: u64) -> String {
 /// All that is wrong with a client. One that is being removed is not looked at.
 pub fn flaws(chain: &Chain) -> Vec<Flaw> {
     let versions = chain.links.len() as u64;
+    if chain.state == State::Leaving {
+        return Vec::new();
+    }
     if !chain.exists {
         let bytes = chain.links.iter().map(|link| link.bytes).sum();
         return if versions > 0 { vec![Flaw::Orphans { versions, bytes }] } else { Vec::new() };

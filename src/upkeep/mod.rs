@@ -1,13 +1,44 @@
-//! What keeps a database in order: a look at everything that it holds.
+//! What keeps a database in order: a look at everything that it holds, and the removal of what is to go.
 //!
-//! Everything happens in steps between which others are let in. Knows what the storage says of itself and what is wrong with it; knows neither which database it is nor who asks.
+//! Everything happens in steps between which others are let in. Knows what the storage says of itself
+//! and what is wrong with it; knows neither which database it is nor who asks.
 
 pub mod chain;
+pub mod prune;
+pub mod removal;
 
-use crate::protocol::ClientId;
+use crate::protocol::{ClientId, State};
+use crate::storage::registry::Portion;
 use crate::storage::upkeep::{Examination, Upkeep};
 use crate::storage::{Kind, Result};
 use chain::Flaw;
+use std::time::Duration;
+
+/// What one transaction removes at most: some milliseconds' work.
+const STEP: Portion = Portion { rows: 256, bytes: 1024 * 1024 };
+
+/// How much time a step leaves to others before the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// None: nobody else writes.
+    Alone,
+    /// As much again, and enough for a server in another process to get its turn.
+    Beside,
+    /// Several times as much: nobody waits for the end.
+    Leisurely,
+}
+
+impl Pace {
+    /// Waits after a step that took so long.
+    pub fn pause(self, took: Duration) {
+        let pause = match self {
+            Pace::Alone => return,
+            Pace::Beside => took.max(Duration::from_millis(10)),
+            Pace::Leisurely => (took * 4).max(Duration::from_millis(20)),
+        };
+        std::thread::sleep(pause.min(Duration::from_millis(500)));
+    }
+}
 
 /// How far a look at everything is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +58,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// How many clients exist.
     pub clients: u64,
+    /// How many are being removed, or their histories.
+    pub leaving: u64,
     /// How many versions there are.
     pub versions: u64,
     /// How much their segments hold together.
@@ -73,6 +106,7 @@ fn check_clients(upkeep: &dyn Upkeep, report: &mut Report, watch: &mut dyn FnMut
         report.bytes += chain.links.iter().map(|link| link.bytes).sum::<u64>();
         report.snapshots += u64::from(chain.snapshot.is_some());
         report.snapshot_bytes += chain.snapshot_bytes;
+        report.leaving += u64::from(chain.state == State::Leaving);
         let mut flaws = chain::flaws(&chain);
         if !holder.exists && !chain.exists && chain.links.is_empty() {
             flaws.push(Flaw::Ghost);

@@ -136,6 +136,9 @@ pub fn problem(problem: &Problem) -> Answer {
             answer
         }
         Problem::Refused(Refusal::Suspended) => text(StatusCode::FORBIDDEN, "This client is suspended."),
+        Problem::Refused(Refusal::Leaving) => {
+            text(StatusCode::FORBIDDEN, "This client is being removed, or its history is.")
+        }
     }
 }
 
@@ -280,6 +283,7 @@ mod tests {
             (200, Outcome::SnapshotHeld),
             (403, Outcome::Refused(Refusal::UnknownClient)),
             (403, Outcome::Refused(Refusal::Suspended)),
+            (403, Outcome::Refused(Refusal::Leaving)),
             (401, Outcome::Refused(Refusal::NoCredential)),
         ] {
             let answer = outcome(given.clone());

@@ -34,14 +34,15 @@ impl Upkeep for Sqlite {
         let mut measures = None;
         self.on_reader(|txn| {
             let sql = "SELECT page_count * page_size, freelist_count * page_size,
-                              (SELECT version FROM sync_server_schema)
-                       FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
+                              s.version, s.adopted
+                       FROM pragma_page_count, pragma_freelist_count, pragma_page_size, sync_server_schema s";
             let found = txn.connection.query_row(sql, [], |row| {
                 Ok(Measures {
                     database: row.get::<_, i64>(0)?.unsigned_abs(),
                     wal: Some(wal),
                     unused: Some(row.get::<_, i64>(1)?.unsigned_abs()),
                     schema: row.get(2)?,
+                    adopted: row.get(3)?,
                 })
             });
             measures = Some(found.context("measuring the database", txn.path)?);
@@ -127,7 +128,8 @@ impl Txn<'_> {
     fn chain(&self, client: ClientId) -> rusqlite::Result<Chain> {
         let id = Text::of(client.uuid());
         let mut statement = self.statement(
-            "SELECT c.latest_version_id, c.snapshot_version_id, length(c.snapshot), r.suspended
+            "SELECT c.latest_version_id, c.snapshot_version_id, length(c.snapshot),
+                    iif(r.removal IS NULL, r.suspended, 2)
              FROM clients c LEFT JOIN sync_server_clients r ON r.client_id = ?1
              WHERE c.client_id = ?1",
         )?;
