@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::options::{How, Subject};
+use crate::prefill;
 use crate::wire::Place;
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
@@ -49,9 +50,10 @@ impl Server {
         self.process.as_ref().map(|process| process.child.id())
     }
 
-    /// Where its data is, where this program started it.
-    pub fn data_dir(&self) -> Option<PathBuf> {
-        self.process.as_ref().map(|process| process.dir.path().join("data"))
+    /// The database, where this program started it.
+    pub fn data_file(&self) -> Result<PathBuf> {
+        let process = self.process.as_ref().ok_or("its data is not known")?;
+        Ok(process.dir.path().join("data").join(prefill::NAME))
     }
 
     /// The end of its log, where this program started it.

@@ -1,9 +1,9 @@
 //! The measurements, and what comes of one.
 
 mod adds;
+mod operators;
 mod reads;
 mod snapshots;
-mod verbs;
 
 use crate::Result;
 use crate::load::Samples;
@@ -172,8 +172,14 @@ pub const ALL: &[Measurement] = &[
     },
     Measurement {
         name: "verbs",
-        about: "verbs on 10,000 clients with 1,000,000 versions (own program only)",
-        run: verbs::verbs,
+        about: "list-clients and backup of 10,000 clients with 1,000,000 versions, beside a copy of the file",
+        run: operators::verbs,
+        yardstick: Yardstick::None,
+    },
+    Measurement {
+        name: "backup-pause",
+        about: "adds on 64 connections while a large database (--versions) is backed up",
+        run: operators::backup_pause,
         yardstick: Yardstick::None,
     },
 ];
