@@ -130,9 +130,10 @@ pub fn note(data_dir: Option<&Path>, environment: &Environment, line: &str) {
     }
 }
 
-/// Whether a server runs on the data directory, as far as its control socket tells.
-pub fn is_there(data_dir: &Path, environment: &Environment) -> bool {
-    let path = known_path(Some(data_dir), environment);
+/// Whether a server runs on the data directory, as far as its control socket tells; or, without one, a
+/// server that keeps its data elsewhere.
+pub fn is_there(data_dir: Option<&Path>, environment: &Environment) -> bool {
+    let path = known_path(data_dir, environment);
     check_length(&path).is_ok() && net::UnixStream::connect(&path).is_ok()
 }
 

@@ -88,8 +88,10 @@ impl<'a> Desk<'a> {
     /// How much time is left to others in what takes many steps.
     pub fn pace(&self) -> Pace {
         // Whoever else uses a database elsewhere cannot be seen from here.
-        let is_shared =
-            self.location.directory().is_none_or(|directory| control::is_there(directory, self.environment));
+        let is_shared = self
+            .location
+            .directory()
+            .is_none_or(|directory| control::is_there(Some(directory), self.environment));
         if is_shared { Pace::Beside } else { Pace::Alone }
     }
 

@@ -8,7 +8,6 @@ use crate::doctor::{self, Finding, Grade, Serving};
 use crate::storage::location::{Location, Standing};
 use crate::storage::lock;
 use crate::storage::registry::{Entry, Event, Registry};
-use crate::storage::sqlite::FILE_NAME;
 use crate::storage::upkeep::{Examination, Measures};
 use serde::Serialize;
 use serde_json::json;
@@ -58,25 +57,30 @@ pub fn run(config: Result<&Config, &[String]>, environment: &Environment, format
 
 fn all(config: &Config, environment: &Environment, format: Format) -> Vec<Finding> {
     let mut findings = doctor::configuration(config);
-    let data_dir = match desk::locate(config, environment) {
-        Ok(data_dir) => data_dir,
+    let location = match desk::locate(config, environment) {
+        Ok(location) => location,
         Err(refusal) => {
-            findings.push(Finding::told("data directory", refusal.message));
+            let topic = if config.connection.is_some() { "database" } else { "data directory" };
+            findings.push(Finding::told(topic, refusal.message));
             return findings;
         }
     };
     if format == Format::People {
-        eprintln!("database: {}", data_dir.join(FILE_NAME).display());
+        eprintln!("database: {location}");
     }
-    let is_running = control::is_there(&data_dir, environment);
-    let serving = if is_running { Serving::Holder(lock::holder(&data_dir)) } else { Serving::Nobody };
-    findings.extend(doctor::data_directory(&data_dir, user::service()));
-    findings.push(doctor::space("disk", &data_dir, 0));
+    let data_dir = location.directory();
+    let is_running = control::is_there(data_dir, environment);
+    let holder = data_dir.map_or_else(|| "the server".to_owned(), lock::holder);
+    let serving = if is_running { Serving::Holder(holder) } else { Serving::Nobody };
+    if let Some(data_dir) = data_dir {
+        findings.extend(doctor::data_directory(data_dir, user::service()));
+        findings.push(doctor::space("disk", data_dir, 0));
+    }
     // While this process may still be root, who sees more.
     findings.extend(doctor::ports(config, &serving));
     findings.extend(doctor::certificate(config));
     let backup_dir = config.backup.dir.as_deref();
-    let stored = if data_dir.exists() { read(&data_dir) } else { Ok(None) };
+    let stored = if data_dir.is_none_or(Path::exists) { read(&location) } else { Ok(None) };
     let mut latest = None;
     match stored {
         Err(refusal) => findings.push(Finding::told("database", refusal.message)),
@@ -100,8 +104,9 @@ fn all(config: &Config, environment: &Environment, format: Format) -> Vec<Findin
 }
 
 /// What there is to read of a database; `None` where there is none or not one of today.
-fn read(data_dir: &Path) -> Result<Option<Stored>, Refusal> {
-    if rustix::process::geteuid().is_root()
+fn read(location: &Location) -> Result<Option<Stored>, Refusal> {
+    if let Some(data_dir) = location.directory()
+        && rustix::process::geteuid().is_root()
         && let Ok(data) = data_dir.metadata()
     {
         user::become_user(data.uid(), data.gid()).map_err(|error| {
@@ -111,7 +116,6 @@ fn read(data_dir: &Path) -> Result<Option<Stored>, Refusal> {
             )
         })?;
     }
-    let location = Location::Directory(data_dir.to_owned());
     if location.standing().map_err(super::failed)? != Standing::Current {
         return Ok(None);
     }
