@@ -2,30 +2,40 @@
 //!
 //! Knows what the workers answer, not how; what an answer looks like is [`wire`]'s business.
 
+mod addresses;
 mod attempts;
 mod body;
 mod connection;
+mod crowd;
 mod decode;
 mod forwarding;
 mod line;
 mod memory;
+mod pace;
+mod progress;
 mod refused;
 mod seldom;
 mod sender;
 mod side;
 mod timed;
+pub mod unread;
 pub mod wire;
 
+use self::addresses::Addresses;
 use self::body::{Reading, Reply, Source};
-pub use self::connection::say;
+pub use self::connection::{Visit, say};
+pub use self::crowd::Crowd;
 use self::forwarding::Forwarding;
 use self::line::{Line, Shown};
 use self::memory::{Memory, Reservation};
+use self::pace::Counts;
+pub use self::pace::Crowded;
+pub use self::progress::{Phase, Progress};
 use self::refused::Waiting;
 pub use self::seldom::Seldom;
 use self::sender::Sender;
 pub use self::side::{Certificate, Entrance, SideDoor};
-use self::timed::{Phase, Progress};
+
 use self::wire::{Answer, Aside, Ask, Fetch, Problem, Upload};
 use crate::config::{Config, Limits};
 use crate::credential::Credential;
@@ -71,6 +81,7 @@ pub struct App {
     waiting: Waiting,
     trust: Trust,
     forwarding: Forwarding,
+    counts: Counts,
     /// Plain HTTP beside HTTPS.
     side: Option<SideDoor>,
 }
@@ -105,6 +116,7 @@ impl App {
             waiting: Waiting::default(),
             trust: Trust::new(config),
             forwarding: Forwarding::default(),
+            counts: Counts::new(Addresses::new(&config.limits)),
             side,
         }
     }
@@ -142,7 +154,7 @@ impl App {
         entrance: Entrance,
     ) -> Response<Reply> {
         let began = Instant::now();
-        progress.enter(Phase::Busy);
+        progress.serve();
         let (head, incoming) = request.into_parts();
         let mut source = Source::new(incoming);
         let path = head.uri.path();
@@ -154,6 +166,10 @@ impl App {
         let sender = Sender::new(path, &head.headers);
         let brought = sender.credential.is_some();
         let is_probe = matches!(ask, Ok(Ask::Health | Ask::Ready));
+        let ask = match self.take_turn(peer, &progress).await {
+            Ok(()) => ask,
+            Err(problem) => Err(problem),
+        };
         let answered = match ask {
             Ok(Ask::Banner) => Answered::new(wire::banner(), None),
             Ok(Ask::Health) => Answered::new(wire::health(true), None),
@@ -167,7 +183,7 @@ impl App {
             }
         };
         let answered = match wire::wants_credential(&answered.answer) {
-            true => self.slow_down(answered, brought, peer).await,
+            true => self.slow_down(answered, brought, peer, &progress).await,
             false => answered,
         };
         let mut response = answered.answer;

@@ -27,6 +27,15 @@ pub const HEAD_TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     cache-control: no-store, max-age=0\r\n\
     content-length: 0\r\n\r\n";
 
+/// What a connection gets whose address has too many of them.
+pub const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
+    connection: close\r\n\
+    cache-control: no-store, max-age=0\r\n\
+    retry-after: 10\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 66\r\n\r\n\
+    Too many connections are open from this address; try again later.\n";
+
 /// What plain HTTP gets where TLS is spoken.
 pub const NOT_SECURE: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     connection: close\r\n\
@@ -124,12 +133,8 @@ pub fn problem(problem: &Problem) -> Answer {
             answer.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
             answer
         }
-        Problem::TooManyAttempts => {
-            let line = "Too many wrong names and tokens came from this address; try again later.";
-            let mut answer = text(StatusCode::TOO_MANY_REQUESTS, line);
-            answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
-            answer
-        }
+        Problem::TooManyAttempts => too_many("wrong names and tokens"),
+        Problem::TooManyRequests => too_many("requests"),
         Problem::Refused(Refusal::Suspended) => text(StatusCode::FORBIDDEN, "This client is suspended."),
     }
 }
@@ -211,6 +216,13 @@ fn text(status: StatusCode, line: &str) -> Answer {
     let mut answer = empty(status);
     answer.headers_mut().insert(header::CONTENT_TYPE, TEXT);
     *answer.body_mut() = format!("{line}\n").into_bytes();
+    answer
+}
+
+fn too_many(what: &str) -> Answer {
+    let line = format!("Too many {what} came from this address; try again later.");
+    let mut answer = text(StatusCode::TOO_MANY_REQUESTS, &line);
+    answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
     answer
 }
 

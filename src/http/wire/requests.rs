@@ -94,6 +94,8 @@ pub enum Problem {
     NoMemory,
     /// The client may not use this server.
     Refused(Refusal),
+    /// Too many requests came from the request's address.
+    TooManyRequests,
     /// Too many wrong credentials came from the request's address.
     TooManyAttempts,
 }
