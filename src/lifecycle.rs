@@ -4,6 +4,7 @@
 //! into the background, if asked to; only then do threads begin. Knows every other room by its
 //! front door, and nothing of requests.
 
+mod caretaker;
 mod declared;
 mod directory;
 mod files;
@@ -12,6 +13,7 @@ mod notify;
 mod running;
 
 use crate::config::{Config, Environment, LogFormat, place};
+use crate::http::Entrance;
 use crate::listen::{self, Listener};
 use crate::storage::location::Location;
 use crate::storage::lock::DirectoryLock;
@@ -118,8 +120,12 @@ fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failu
     let tls = Acceptor::load(config).map_err(failure)?;
     directory::make(&data_dir).map_err(failure)?;
     let lock = DirectoryLock::take(&data_dir).map_err(failure)?;
-    let listeners =
-        listen::bind(&config.listen, &config.http_listen).map_err(|failures| failure(failures.join("\n")))?;
+    let doors = [
+        (Entrance::Main, &config.listen[..]),
+        (Entrance::Side, &config.http_listen),
+        (Entrance::Monitor, &config.metrics_listen),
+    ];
+    let listeners = listen::bind(&doors).map_err(|failures| failure(failures.join("\n")))?;
     let location = Location::Directory(data_dir.clone());
     let prepared = location.prepare(&config.migration, notify::progress);
     let warnings = prepared.map_err(|error| failure(error.message))?;

@@ -40,6 +40,8 @@ pub struct Config {
     pub listen: Vec<Endpoint>,
     /// Where plain HTTP is spoken beside HTTPS, without the protocol.
     pub http_listen: Vec<Endpoint>,
+    /// Where to tell whoever watches over the server.
+    pub metrics_listen: Vec<Endpoint>,
     /// The path under which the protocol is served; begins and ends with `/`.
     pub base_path: String,
     /// The URL that clients use, where the operator named it; ends with `/`.
@@ -72,6 +74,8 @@ pub struct Config {
     pub migration: Migration,
     /// Backups that are made by themselves.
     pub backup: Backup,
+    /// After how many days versions that a snapshot covers are removed; `None`: never.
+    pub retention_days: Option<u32>,
     /// Whether to go into the background.
     pub daemonize: bool,
     /// The file that holds the background process' ID.

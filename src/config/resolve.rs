@@ -10,6 +10,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+/// What the variables begin with that hold an image's own defaults, which count less than anything that an
+/// operator says: a plain LISTEN in the image would silence the one in an operator's configuration file.
+const PACKAGED: &str = "SYNC_SERVER_DEFAULT_";
+
 /// A configuration and how it came about.
 #[derive(Clone, Debug)]
 pub struct Resolved {
@@ -89,6 +93,7 @@ fn blank() -> Config {
         file: None,
         listen: Vec::new(),
         http_listen: Vec::new(),
+        metrics_listen: Vec::new(),
         base_path: String::new(),
         public_url: None,
         trusted_proxies: Proxies::default(),
@@ -116,6 +121,7 @@ fn blank() -> Config {
         log: Log { level: String::new(), format: LogFormat::Text, file: None },
         migration: Migration { copy: false, copy_dir: None },
         backup: Backup::default(),
+        retention_days: None,
         daemonize: false,
         pid_file: None,
         warnings: Vec::new(),
@@ -142,7 +148,8 @@ fn pick(
         };
         return Ok((Origin::File(file.path.clone(), found.line), texts));
     }
-    let texts = setting.default.map_or_else(Vec::new, |default| split(setting, default));
+    let packaged = sources.environment.var(&format!("{PACKAGED}{}", setting.variable()));
+    let texts = packaged.or(setting.default).map_or_else(Vec::new, |default| split(setting, default));
     Ok((Origin::Default, texts))
 }
 
@@ -330,6 +337,19 @@ mod tests {
             [problem] => problem.clone(),
             problems => panic!("{problems:#?}"),
         }
+    }
+
+    #[test]
+    fn an_image_replaces_defaults_and_nothing_else() {
+        let image =
+            [("SYNC_SERVER_DEFAULT_LISTEN", "0.0.0.0:8080"), ("SYNC_SERVER_DEFAULT_DATA_DIR", "/data")];
+        let resolved = of_environment(image).expect("all is well");
+        assert_eq!(resolved.config.listen, [Endpoint::Tcp("0.0.0.0:8080".to_owned())]);
+        assert_eq!(resolved.config.data_dir, Some("/data".into()));
+        assert!(resolved.effective.iter().all(|effective| effective.origin == Origin::Default));
+        let file = Some(file("listen = [\"localhost:1\"]"));
+        let resolved = resolve(&Sources { environment: image.into(), file, ..Sources::default() });
+        assert_eq!(resolved.expect("all is well").config.listen, [Endpoint::Tcp("localhost:1".to_owned())]);
     }
 
     #[test]

@@ -65,6 +65,7 @@ const STORAGE: &str = "Storage";
 const BACKUPS: &str = "Backups";
 const LIMITS: &str = "Limits";
 const LOG: &str = "Log";
+const METRICS: &str = "Metrics";
 const PROCESS: &str = "Process";
 
 /// Where the configuration is read from where nobody names a file.
@@ -260,6 +261,19 @@ pub static TABLE: &[Setting] = &[
         doc: "Ask for a new snapshot after this many days",
         long: "Urgently after one and a half times as many.",
         set: |config, text, _| put(&mut config.snapshot.days, value::number(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "retention_days",
+        section: SNAPSHOTS,
+        kind: &NUMBER,
+        unset: "none: versions are kept forever",
+        example: "180",
+        doc: "Remove versions that are older than so many days and covered by a snapshot",
+        long: "At least 30. The server does it by itself at quiet times, once a day and a little at a time, and `sync-server \
+               admin prune` at once. A device that was away for longer cannot sync any more: it gets 410 and must be \
+               set up anew.",
+        set: |config, text, _| put_some(&mut config.retention_days, value::retention(text)),
         ..PLAIN
     },
     Setting {
@@ -489,6 +503,19 @@ pub static TABLE: &[Setting] = &[
         doc: "The file that the log goes to",
         long: "Opened anew on SIGHUP and `sync-server reload`, so that it can be rotated.",
         set: |config, text, cwd| put_some(&mut config.log.file, value::path(text, cwd)),
+        ..PLAIN
+    },
+    Setting {
+        key: "metrics.listen",
+        section: METRICS,
+        kind: &ADDRESSES,
+        unset: "none",
+        example: "localhost:9180",
+        doc: "Where to tell what is counted",
+        long: "Plain HTTP, for Prometheus at /metrics, and for people at /readyz?verbose, which says what is well and \
+               what is not: the database, backups, what waits. Nothing there is secret, and nothing names a client, \
+               but it need not be everyone's either.",
+        set: |config, text, cwd| push(&mut config.metrics_listen, value::endpoint(text, cwd)),
         ..PLAIN
     },
     Setting {

@@ -4,7 +4,7 @@ use super::body::Reply;
 use super::memory::Memory;
 use super::progress::{Phase, Progress, Rank};
 use super::timed::{Stage, Timed, Watch};
-use super::{App, Entrance, unread, wire};
+use super::{App, Entrance, wire};
 use crate::peer::Peer;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -94,7 +94,7 @@ impl App {
                 End::Finished if progress.must_linger() => linger(stream).await,
                 End::Finished | End::Cut => {}
                 End::HeadTimedOut => {
-                    unread::log(peer, HEAD_TIMED_OUT, took);
+                    self.tell_unread(peer, HEAD_TIMED_OUT, took);
                     say(stream, wire::HEAD_TIMED_OUT).await;
                 }
                 End::Failed(error) => {
@@ -104,7 +104,7 @@ impl App {
                     }
                     if error.is_parse() {
                         if let Some(status) = progress.unread_status() {
-                            unread::log(peer, status, took);
+                            self.tell_unread(peer, status, took);
                         }
                         linger(stream).await;
                     }

@@ -46,6 +46,16 @@ impl Crowd {
         Presence { crowd: self.clone(), key, progress }
     }
 
+    /// How many connections are open.
+    pub fn len(&self) -> usize {
+        self.present().all.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Asks up to so many connections to end: those first that lose least by it, and of these the ones
     /// that have been so for longest. One on which the server owes an answer is never among them.
     pub fn make_room(&self, count: usize, now: Instant) -> usize {

@@ -11,6 +11,7 @@ mod decode;
 mod forwarding;
 mod line;
 mod memory;
+mod monitor;
 mod pace;
 mod progress;
 mod refused;
@@ -18,7 +19,7 @@ mod seldom;
 mod sender;
 mod side;
 mod timed;
-pub mod unread;
+mod unread;
 pub mod wire;
 
 use self::addresses::Addresses;
@@ -28,10 +29,11 @@ pub use self::crowd::Crowd;
 use self::forwarding::Forwarding;
 use self::line::{Line, Shown};
 use self::memory::{Memory, Reservation};
+pub use self::monitor::Look;
 use self::pace::Counts;
 pub use self::pace::Crowded;
 pub use self::progress::{Phase, Progress};
-use self::refused::Waiting;
+use self::refused::{Waiting, warn_of_memory};
 pub use self::seldom::Seldom;
 use self::sender::Sender;
 pub use self::side::{Certificate, Entrance, SideDoor};
@@ -39,10 +41,11 @@ pub use self::side::{Certificate, Entrance, SideDoor};
 use self::wire::{Answer, Aside, Ask, Fetch, Problem, Upload};
 use crate::config::{Config, Limits};
 use crate::credential::Credential;
+use crate::metrics::{Metrics, Transaction};
 use crate::peer::{Peer, Trust};
 use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, VersionId, Write};
 use crate::storage::{Error, Kind};
-use crate::workers::{Failure, Workers};
+use crate::workers::{Failure, POURED, Pieces, Workers};
 use hyper::Response;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
@@ -60,9 +63,6 @@ const ROOM_ATTEMPTS: usize = 4;
 /// A body of this many bytes keeps its reservation while the workers have it, even where its
 /// connection is lost meanwhile.
 const KEPT: usize = 16 * 1024;
-
-/// How long the workers may take to answer a probe.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What all connections share.
 pub struct App {
@@ -84,6 +84,9 @@ pub struct App {
     counts: Counts,
     /// Plain HTTP beside HTTPS.
     side: Option<SideDoor>,
+    metrics: Arc<Metrics>,
+    crowd: Arc<Crowd>,
+    affairs: Look,
 }
 
 /// An answer and what the log says of its request.
@@ -92,18 +95,22 @@ struct Answered {
     client: Option<ClientId>,
     received: usize,
     reservation: Option<Reservation>,
+    /// What follows the answer's head, and how long it is.
+    poured: Option<(usize, Pieces)>,
 }
 
 impl Answered {
     fn new(answer: Answer, client: Option<ClientId>) -> Answered {
-        Answered { answer, client, received: 0, reservation: None }
+        Answered { answer, client, received: 0, reservation: None, poured: None }
     }
 }
 
 impl App {
     /// Takes what it needs of the configuration; `side` is said where plain HTTP is only an aside.
-    pub fn new(config: &Config, workers: Workers, side: Option<SideDoor>) -> App {
+    /// `affairs` looks at what happens beside the requests.
+    pub fn new(config: &Config, workers: Workers, side: Option<SideDoor>, affairs: Look) -> App {
         App {
+            metrics: workers.metrics(),
             workers,
             base_path: config.base_path.clone(),
             allowed: config.client_id.clone(),
@@ -118,12 +125,24 @@ impl App {
             forwarding: Forwarding::default(),
             counts: Counts::new(Addresses::new(&config.limits)),
             side,
+            crowd: Arc::default(),
+            affairs,
         }
     }
 
     /// How many connections may be open at once.
     pub fn connections(&self) -> usize {
         self.limits.connections
+    }
+
+    /// All connections that are open.
+    pub fn crowd(&self) -> &Arc<Crowd> {
+        &self.crowd
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Whom the operator believes.
@@ -161,11 +180,13 @@ impl App {
         let peer = self.real(peer, &head.headers);
         let ask = match entrance {
             Entrance::Side => Ok(wire::ask_aside(&self.base_path, &head.method, path)),
+            Entrance::Monitor => wire::ask_monitor(&head.method, &head.uri),
             Entrance::Main => wire::ask(&self.base_path, &head.method, path, &head.headers),
         };
         let sender = Sender::new(path, &head.headers);
         let brought = sender.credential.is_some();
-        let is_probe = matches!(ask, Ok(Ask::Health | Ask::Ready));
+        let is_probe = entrance == Entrance::Monitor || matches!(ask, Ok(Ask::Health | Ask::Ready));
+        let transaction = ask.as_ref().map_or(Transaction::Other, Ask::transaction);
         let ask = match self.take_turn(peer, &progress).await {
             Ok(()) => ask,
             Err(problem) => Err(problem),
@@ -174,6 +195,8 @@ impl App {
             Ok(Ask::Banner) => Answered::new(wire::banner(), None),
             Ok(Ask::Health) => Answered::new(wire::health(true), None),
             Ok(Ask::Ready) => Answered::new(wire::health(self.is_ready().await), None),
+            Ok(Ask::Metrics) => Answered::new(wire::metrics(self.metrics_text()), None),
+            Ok(Ask::Verbose) => Answered::new(self.report().await, None),
             Ok(Ask::Aside(aside)) => Answered::new(self.answer_aside(&aside, &head, peer), None),
             Ok(Ask::Fetch(fetch)) => self.fetch(fetch, sender).await,
             Ok(Ask::Upload(upload)) => self.upload(upload, sender, &mut source, &progress).await,
@@ -192,39 +215,28 @@ impl App {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             progress.linger();
         }
-        let bytes = if answered.received > 0 { answered.received } else { response.body().len() };
+        let poured = answered.poured.as_ref().map_or(0, |(len, _)| *len);
+        let sent = response.body().len() + poured;
+        let (status, took) = (response.status().as_u16(), began.elapsed());
+        self.metrics.answered(transaction, status, took, (answered.received, sent));
         let line = Line {
             method: &head.method,
             path,
-            status: response.status().as_u16(),
+            status,
             client: answered.client,
-            bytes,
-            took: began.elapsed(),
+            bytes: if answered.received > 0 { answered.received } else { sent },
+            took,
             peer,
             is_probe,
         };
         line.log();
-        response.map(|body| Reply::new(body, answered.reservation, progress))
+        response.map(|body| Reply::new(body, answered.poured, answered.reservation, progress))
     }
 
     fn answer_aside(&self, aside: &Aside, head: &Parts, peer: Peer) -> Answer {
         match &self.side {
             Some(side) => side.answer(aside, &head.uri, &head.headers, peer),
             None => wire::problem(&Problem::NotFound),
-        }
-    }
-
-    async fn is_ready(&self) -> bool {
-        match tokio::time::timeout(PROBE_TIMEOUT, self.workers.probe()).await {
-            Ok(Ok(())) => true,
-            Ok(Err(failure)) => {
-                log::warn!("not ready: {}", reason(&failure));
-                false
-            }
-            Err(_) => {
-                log::warn!("not ready: the database did not answer within {} s", PROBE_TIMEOUT.as_secs());
-                false
-            }
         }
     }
 
@@ -238,9 +250,20 @@ impl App {
             let Ok(mut reservation) = self.memory.reserve(room).await else { break };
             // Whoever finds out how large the body is gives back this much before asking for more:
             // nobody waits for memory while holding some.
-            match self.workers.call(fetch.request(room), sender.credential.clone()).await {
-                Ok(Outcome::NeedsRoom(needed)) => room = needed,
-                result => {
+            let (result, pieces) = self.ask(fetch, room, sender.credential.clone()).await;
+            match (result, pieces) {
+                (Ok(Outcome::NeedsRoom { version, len }), Some(pieces)) if len <= room => {
+                    let answer = wire::snapshot_head(version);
+                    reservation.shrink(len);
+                    self.note(client, &sender);
+                    return Answered {
+                        reservation: Some(reservation),
+                        poured: Some((len, pieces)),
+                        ..Answered::new(answer, Some(client))
+                    };
+                }
+                (Ok(Outcome::NeedsRoom { len, .. }), _) => room = len,
+                (result, _) => {
                     let answer = self.conclude(client, sender, result);
                     reservation.shrink(answer.body().len());
                     return Answered {
@@ -252,6 +275,24 @@ impl App {
         }
         warn_of_memory(client);
         Answered::new(wire::problem(&Problem::NoMemory), Some(client))
+    }
+
+    /// Asks the workers; a large snapshot comes in pieces.
+    async fn ask(
+        &self,
+        fetch: Fetch,
+        room: usize,
+        brought: Option<Credential>,
+    ) -> (Result<Outcome, Failure>, Option<Pieces>) {
+        match fetch {
+            Fetch::Snapshot { client } if room >= POURED => {
+                match self.workers.pour_snapshot(client, room, brought).await {
+                    Ok((outcome, pieces)) => (Ok(outcome), Some(pieces)),
+                    Err(failure) => (Err(failure), None),
+                }
+            }
+            _ => (self.workers.call(fetch.request(room), brought).await, None),
+        }
     }
 
     async fn upload(
@@ -343,7 +384,7 @@ impl App {
 
     /// Turns what the workers said into an answer, and tells the operator what a person must know.
     fn conclude(&self, client: ClientId, sender: Sender, result: Result<Outcome, Failure>) -> Answer {
-        let Sender { path, program, credential } = sender;
+        let path = sender.path;
         match &result {
             Ok(Outcome::Refused(refusal)) => refused::warn(client, *refusal),
             Ok(Outcome::SnapshotDropped(dropped)) => log::warn!(
@@ -360,12 +401,16 @@ impl App {
             Ok(_) => {}
         }
         if !matches!(result, Err(_) | Ok(Outcome::Refused(_) | Outcome::NoSuchClient)) {
-            self.workers.note(client, credential.as_ref().map(Credential::name), program);
+            self.note(client, &sender);
         }
         match result {
             Ok(outcome) => wire::outcome(outcome),
             Err(failure) => wire::failure(&failure),
         }
+    }
+
+    fn note(&self, client: ClientId, sender: &Sender) {
+        self.workers.note(client, sender.credential.as_ref().map(Credential::name), sender.program);
     }
 
     /// What fails every request alike, a full disk for one, fills no log; each request has its own line
@@ -392,25 +437,6 @@ impl App {
             }
         }
     }
-
-    fn warn_of_prefix(&self, problem: &Problem, path: &str) {
-        if let Problem::Prefix(prefix) = problem {
-            log::warn!(
-                "a client asked for {} under {}, but this server serves {}: change the URL in the \
-                 client's settings, or the option base_path",
-                Shown(path),
-                Shown(prefix),
-                self.base_path
-            );
-        }
-    }
-}
-
-fn warn_of_memory(client: ClientId) {
-    log::warn!(
-        "a request of client {client:?} was refused: no memory for its body became free in time; \
-         if this happens often, raise the option body.memory"
-    );
 }
 
 fn reason(failure: &Failure) -> String {

@@ -46,6 +46,7 @@ impl App {
         match self.counts.lock().open(source, Instant::now()) {
             Ok(()) => Ok(Some(Counted { counts: self.counts.clone(), source })),
             Err(is_news) => {
+                self.metrics.refused();
                 if is_news {
                     log::warn!(
                         "{source} has {} connections open, and further ones are refused: if that is no abuse, raise \

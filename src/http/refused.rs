@@ -1,6 +1,7 @@
 //! What is said of those who are refused, and how long they wait to hear it.
 
 use super::attempts::{Attempts, Turn};
+use super::line::Shown;
 use super::progress::Progress;
 use super::{Answered, App, wire};
 use crate::http::wire::Problem;
@@ -92,6 +93,19 @@ impl App {
         }
     }
 
+    /// A client that was given a wrong path.
+    pub(super) fn warn_of_prefix(&self, problem: &Problem, path: &str) {
+        if let Problem::Prefix(prefix) = problem {
+            log::warn!(
+                "a client asked for {} under {}, but this server serves {}: change the URL in the \
+                 client's settings, or the option base_path",
+                Shown(path),
+                Shown(prefix),
+                self.base_path
+            );
+        }
+    }
+
     fn warn_of_credential(&self, client: ClientId, brought: bool, peer: Peer) {
         let why = if !self.is_listed(client) {
             "it is not in the list of allowed clients, the option client_id"
@@ -117,7 +131,18 @@ pub fn warn(client: ClientId, refusal: Refusal) {
              add-client --id`, or set the option create_clients to true to let it in"
         }
         Refusal::Suspended => "it is suspended; `sync-server admin resume-client` lets it in again",
+        Refusal::Leaving => {
+            "it or its history is being removed; where that was interrupted, the server carries it on within a minute"
+        }
         Refusal::NoCredential => return,
     };
     log::warn!("client {client:?} was refused: {why}");
+}
+
+/// A request for whose body there was no room.
+pub fn warn_of_memory(client: ClientId) {
+    log::warn!(
+        "a request of client {client:?} was refused: no memory for its body became free in time; \
+         if this happens often, raise the option body.memory"
+    );
 }

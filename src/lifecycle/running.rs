@@ -3,12 +3,14 @@
 //! Two runtimes: one with many threads for the network, and one on the main thread that attends to
 //! signals, so that a second signal is heard whatever the network does.
 
+use super::caretaker::Caretaker;
 use super::{Failure, Premises, declared, failure, greeting, notify};
 use crate::backup::schedule::Schedule;
 use crate::config::{Config, Environment};
 use crate::control::Socket;
-use crate::http::{App, Entrance, SideDoor};
+use crate::http::{App, Entrance, Look, SideDoor};
 use crate::listen;
+use crate::metrics::{Affairs, Backups};
 use crate::service::Policy;
 use crate::storage::Storage;
 use crate::storage::lock::DirectoryLock;
@@ -18,7 +20,7 @@ use crate::{control, logging};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -48,6 +50,7 @@ pub fn run(
     declared::provide(&*storage, &config.clients).map_err(failure)?;
     warnings.extend(greeting::nobody(config, &*storage));
     let backups = Schedule::start(&config.backup, storage.clone()).map_err(cannot_start)?;
+    let database = storage.clone();
     let storage: Arc<dyn Storage> = storage;
     let policy = Policy {
         create_clients: config.create_clients,
@@ -55,6 +58,8 @@ pub fn run(
         snapshot: config.snapshot,
     };
     let (workers, threads) = Workers::start(storage.clone(), policy).map_err(cannot_start)?;
+    let caretaker =
+        Caretaker::start(database, config.retention_days, workers.asked()).map_err(cannot_start)?;
     let network = Builder::new_multi_thread().thread_name("network").enable_all().build();
     let network = network.map_err(cannot_start)?;
     let main = Builder::new_current_thread().enable_all().build().map_err(cannot_start)?;
@@ -64,20 +69,23 @@ pub fn run(
     };
     main.block_on(async {
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let (main, side): (Vec<_>, Vec<_>) =
-            listeners.iter().partition(|listener| listener.entrance() == Entrance::Main);
+        let at = |entrance| listeners.iter().filter(move |listener| listener.entrance() == entrance);
+        let (main, side) = (at(Entrance::Main).collect::<Vec<_>>(), at(Entrance::Side));
+        let monitors: Vec<_> =
+            at(Entrance::Monitor).map(|listener| listener.url("http", "/metrics")).collect();
         let urls: Vec<_> = main.iter().map(|listener| listener.url(scheme, &config.base_path)).collect();
-        let asides: Vec<_> = side.iter().map(|listener| listener.url("http", "/")).collect();
+        let asides: Vec<_> = side.map(|listener| listener.url("http", "/")).collect();
         let port = main.iter().find_map(|listener| listener.port());
         let side = tls.clone().zip(port).map(|(tls, port)| SideDoor::new(config, port, tls));
         let status = format!("serving at {}", urls.join(" "));
-        let app = Arc::new(App::new(config, workers.clone(), side));
+        let app = Arc::new(App::new(config, workers.clone(), side, look(backups.as_ref())));
         let (stop, stopped) = watch::channel(false);
         let mut serving = network.spawn(listen::run(listeners, tls.clone(), app, stopped));
         network.spawn(notify::watchdog(workers));
         let on_disk = OnDisk { log: log.clone(), tls, status };
         open_control_socket(&data_dir, environment, &lock, &on_disk);
         greeting::serving(config, environment, &data_dir, &urls, &asides);
+        greeting::watched(&monitors);
         if let Some(certificate) = certificate {
             certificate.log();
         }
@@ -93,12 +101,26 @@ pub fn run(
         // The receiver is gone where serving has ended by itself.
         let _ = stop.send(true);
         // Pinned here, so that the second signal does not drop it: it holds a runtime.
-        let floor = Floor { threads, backups, storage };
+        let floor = Floor { threads, backups, caretaker, storage };
         let mut down = pin!(go_down(serving, config.limits.shutdown_timeout, network, floor));
         tokio::select! {
             () = &mut down => ended.map(|_| ()),
             signal = signals.second(first) => exit_at_once(signal, log),
         }
+    })
+}
+
+/// Looks at what happens beside the requests.
+fn look(backups: Option<&Schedule>) -> Look {
+    let standing = backups.map(Schedule::standing);
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let started = i64::try_from(started).unwrap_or(i64::MAX);
+    Box::new(move || Affairs {
+        started,
+        backups: standing.as_ref().map(|standing| {
+            let facts = standing.facts();
+            Backups { newest: facts.newest.map(|found| found.at), failure: facts.failure, next: facts.next }
+        }),
     })
 }
 
@@ -196,6 +218,7 @@ fn open_control_socket(data_dir: &Path, environment: &Environment, lock: &Direct
 struct Floor {
     threads: Threads,
     backups: Option<Schedule>,
+    caretaker: Caretaker,
     storage: Arc<dyn Storage>,
 }
 
@@ -208,6 +231,7 @@ async fn go_down(serving: JoinHandle<()>, drain: Duration, network: Runtime, flo
         // With its tasks go the last senders of jobs, without which the threads end.
         network.shutdown_timeout(CANCEL);
         floor.threads.join();
+        floor.caretaker.stop();
         if let Some(backups) = floor.backups {
             backups.stop();
         }

@@ -11,7 +11,7 @@ mod welcome;
 pub use self::bind::{Listener, bind};
 use self::doors::Doors;
 use self::welcome::House;
-use crate::http::{App, Crowd};
+use crate::http::App;
 use crate::tls::Acceptor;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub async fn run(
     let permits = Arc::new(Semaphore::new(limit));
     let house = House::new(app.clone(), tls, stop.clone());
     tokio::select! {
-        () = accept_all(listeners, &house, limit, &permits) => {}
+        () = accept_all(listeners, &house, &app, limit, &permits) => {}
         // An error means that nobody is left who could say it.
         _ = stop.wait_for(|stop| *stop) => {}
     }
@@ -52,17 +52,24 @@ pub async fn run(
     }
 }
 
-async fn accept_all(listeners: Vec<Listener>, house: &House, limit: usize, permits: &Arc<Semaphore>) {
+async fn accept_all(
+    listeners: Vec<Listener>,
+    house: &House,
+    app: &Arc<App>,
+    limit: usize,
+    permits: &Arc<Semaphore>,
+) {
     let mut doors = Doors::open(listeners);
     let mut back_off = None;
-    let mut inside = Inside::new(limit);
+    let mut inside = Inside { app: app.clone(), limit, said: None };
     loop {
         let Some(permit) = inside.place(permits, &doors).await else { return };
         match doors.accept().await {
             Ok((guest, entrance)) => {
                 back_off = None;
                 let house = house.clone();
-                let presence = inside.crowd.enter();
+                let presence = app.crowd().enter();
+                app.metrics().accepted();
                 tokio::spawn(async move {
                     house.welcome(guest, entrance, presence.progress().clone()).await;
                     drop((permit, presence));
@@ -98,16 +105,12 @@ const PART: usize = 16;
 
 /// Those who were let in.
 struct Inside {
+    app: Arc<App>,
     limit: usize,
-    crowd: Arc<Crowd>,
     said: Option<Instant>,
 }
 
 impl Inside {
-    fn new(limit: usize) -> Inside {
-        Inside { limit, crowd: Arc::default(), said: None }
-    }
-
     /// A place for one more. Where there is none and someone waits, those make room who are silent or
     /// idle, or do not get on with what they are at.
     async fn place(&mut self, permits: &Arc<Semaphore>, doors: &Doors) -> Option<OwnedSemaphorePermit> {
@@ -125,8 +128,8 @@ impl Inside {
     }
 
     fn make_room(&self) {
-        let count = self.crowd.make_room(self.limit / PART + 1, Instant::now());
-        log::debug!("{count} connections were asked to make room");
+        let count = self.app.crowd().make_room(self.limit / PART + 1, Instant::now());
+        self.app.metrics().made_room(count);
     }
 
     fn tell(&mut self) {

@@ -2,7 +2,7 @@
 //! first.
 
 use super::doors::Guest;
-use crate::http::{self, App, Entrance, Progress, Seldom, Visit, unread, wire};
+use crate::http::{self, App, Entrance, Progress, Seldom, Visit, wire};
 use crate::peer::Peer;
 use crate::peer::proxy::{self, Step};
 use crate::tls::Acceptor;
@@ -43,7 +43,7 @@ impl House {
                 let tls = self.tls.clone().filter(|_| entrance == Entrance::Main);
                 let Ok(_counted) = self.app.count(peer) else {
                     return if tls.is_none() {
-                        turn_away(stream, &visit).await
+                        self.turn_away(stream, &visit).await
                     };
                 };
                 match tls {
@@ -55,9 +55,19 @@ impl House {
             Guest::Unix(mut stream) => {
                 let Some(peer) = self.identify(&mut stream, Peer::Unix, &progress).await else { return };
                 let visit = Visit { peer, entrance, progress, stop: self.stop.clone() };
-                let Ok(_counted) = self.app.count(peer) else { return turn_away(stream, &visit).await };
+                let Ok(_counted) = self.app.count(peer) else { return self.turn_away(stream, &visit).await };
                 self.app.serve(stream, visit).await;
             }
+        }
+    }
+
+    /// Says that there are too many of this address, without a wait for whoever does not listen.
+    async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, visit: &Visit) {
+        self.app.tell_unread(visit.peer, 429, visit.progress.age(Instant::now()));
+        let said = http::say(stream, wire::TOO_MANY_CONNECTIONS);
+        tokio::select! {
+            _ = tokio::time::timeout(FAREWELL, said) => {}
+            () = visit.progress.unwanted() => {}
         }
     }
 
@@ -92,16 +102,6 @@ impl House {
             );
         }
         None
-    }
-}
-
-/// Says that there are too many of this address, without a wait for whoever does not listen.
-async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(stream: S, visit: &Visit) {
-    unread::log(visit.peer, 429, visit.progress.age(Instant::now()));
-    let said = http::say(stream, wire::TOO_MANY_CONNECTIONS);
-    tokio::select! {
-        _ = tokio::time::timeout(FAREWELL, said) => {}
-        () = visit.progress.unwanted() => {}
     }
 }
 

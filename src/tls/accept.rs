@@ -1,7 +1,7 @@
 //! One connection, from its first byte to the end of its handshake.
 
 use super::Acceptor;
-use crate::http::{self, App, Visit, unread, wire};
+use crate::http::{self, App, Visit, wire};
 use crate::peer::Peer;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -32,7 +32,7 @@ impl Acceptor {
             Ok(Ok(Arrival::Secure(stream))) => app.serve(stream, visit).await,
             Ok(Ok(Arrival::Plain(stream))) => {
                 self.warn_of_plain(peer);
-                unread::log(peer, 400, visit.progress.age(Instant::now()));
+                app.tell_unread(peer, 400, visit.progress.age(Instant::now()));
                 tokio::select! {
                     () = http::say(stream, wire::NOT_SECURE) => {}
                     () = visit.progress.unwanted() => {}

@@ -10,6 +10,8 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// As Prometheus wants its text.
+const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store, max-age=0");
 const CODINGS: HeaderValue = HeaderValue::from_static("gzip, deflate, br, zstd");
 const CHALLENGE: HeaderValue =
@@ -69,8 +71,13 @@ pub fn outcome(outcome: Outcome) -> Answer {
             empty(StatusCode::OK)
         }
         Outcome::Refused(refusal) => problem(&Problem::Refused(refusal)),
-        Outcome::NeedsRoom(_) => problem(&Problem::NoMemory),
+        Outcome::NeedsRoom { .. } => problem(&Problem::NoMemory),
     }
+}
+
+/// The answer to GetSnapshot whose body follows in pieces.
+pub fn snapshot_head(version: VersionId) -> Answer {
+    stored(version, SNAPSHOT, Vec::new())
 }
 
 /// The answer to a transaction that the workers could not carry out, whose reason is the operator's.
@@ -136,6 +143,9 @@ pub fn problem(problem: &Problem) -> Answer {
         Problem::TooManyAttempts => too_many("wrong names and tokens"),
         Problem::TooManyRequests => too_many("requests"),
         Problem::Refused(Refusal::Suspended) => text(StatusCode::FORBIDDEN, "This client is suspended."),
+        Problem::Refused(Refusal::Leaving) => {
+            text(StatusCode::FORBIDDEN, "This client is being removed, or its history is.")
+        }
     }
 }
 
@@ -147,6 +157,21 @@ pub fn wants_credential(answer: &Answer) -> bool {
 /// The answer at the root.
 pub fn banner() -> Answer {
     text(StatusCode::OK, concat!("TaskChampion sync server v", env!("CARGO_PKG_VERSION")))
+}
+
+/// All that is counted.
+pub fn metrics(page: String) -> Answer {
+    let mut answer = empty(StatusCode::OK);
+    answer.headers_mut().insert(header::CONTENT_TYPE, METRICS);
+    *answer.body_mut() = page.into_bytes();
+    answer
+}
+
+/// Readiness with its reasons.
+pub fn report(is_well: bool, reasons: String) -> Answer {
+    let mut answer = health(is_well);
+    *answer.body_mut() = reasons.into_bytes();
+    answer
 }
 
 /// The answer to a probe.
@@ -287,6 +312,7 @@ mod tests {
             (200, Outcome::SnapshotHeld),
             (403, Outcome::Refused(Refusal::UnknownClient)),
             (403, Outcome::Refused(Refusal::Suspended)),
+            (403, Outcome::Refused(Refusal::Leaving)),
             (401, Outcome::Refused(Refusal::NoCredential)),
         ] {
             let answer = outcome(given.clone());
