@@ -79,7 +79,7 @@ task() {
     local libraries=$at/usr/lib/x86_64-linux-gnu
     [[ -z $place ]] || enter=(nsenter "--net=/proc/$(docker inspect --format '{{.State.Pid}}' "$place")/ns/net")
     (
-        cd "$at/usr/share/taskwarrior"
+        cd "$at/usr/share/taskwarrior" || exit
         env -i HOME="$device" TASKRC="$device/taskrc" "${enter[@]}" \
             "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries" "$at/usr/bin/task" "$@" </dev/null
     )
