@@ -14,7 +14,17 @@ struct Room {
 const ROOMS: &[Room] = &[
     Room {
         name: "admin",
-        uses: &["archive", "backup", "config", "control", "credential", "protocol", "storage", "upkeep"],
+        uses: &[
+            "archive",
+            "backup",
+            "config",
+            "control",
+            "credential",
+            "doctor",
+            "protocol",
+            "storage",
+            "upkeep",
+        ],
     },
     Room { name: "archive", uses: &["protocol", "storage"] },
     Room { name: "backup", uses: &["archive", "config", "storage"] },
@@ -26,6 +36,7 @@ const ROOMS: &[Room] = &[
     Room { name: "control", uses: &["config", "storage"] },
     Room { name: "credential", uses: &[] },
     Room { name: "daemon", uses: &[] },
+    Room { name: "doctor", uses: &["backup", "config", "healthcheck", "protocol", "storage", "tls"] },
     Room { name: "healthcheck", uses: &["config", "peer", "tls"] },
     Room {
         name: "http",
@@ -101,6 +112,7 @@ const WALLS: &[Wall] = &[
             "control.rs",
             "healthcheck.rs",
             "admin/",
+            "doctor/",
             "backup/",
         ],
         why: "below the workers, time and randomness are arguments",
