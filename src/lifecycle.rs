@@ -13,6 +13,7 @@ mod notify;
 mod running;
 
 use crate::config::{Config, Environment, LogFormat, place};
+use crate::http::Entrance;
 use crate::listen::{self, Listener};
 use crate::storage::location::Location;
 use crate::storage::lock::DirectoryLock;
@@ -123,8 +124,12 @@ fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failu
         }
         None => None,
     };
-    let listeners =
-        listen::bind(&config.listen, &config.http_listen).map_err(|failures| failure(failures.join("\n")))?;
+    let doors = [
+        (Entrance::Main, &config.listen[..]),
+        (Entrance::Side, &config.http_listen),
+        (Entrance::Monitor, &config.metrics_listen),
+    ];
+    let listeners = listen::bind(&doors).map_err(|failures| failure(failures.join("\n")))?;
     let prepared = location.prepare(config.migrate, &config.migration, notify::progress);
     let warnings = prepared.map_err(|error| failure(error.message))?;
     Ok(Premises { location, lock, listeners, tls, warnings })

@@ -11,7 +11,9 @@ mod syncs;
 mod writer;
 
 use self::syncs::Syncs;
+use self::writer::write_all;
 use crate::credential::Credential;
+use crate::metrics::Metrics;
 use crate::protocol::{ClientId, Outcome, Read, Request, VersionId, Write};
 use crate::service::{self, Policy};
 use crate::storage::{Error, Kind, Manner, Result, Storage};
@@ -58,6 +60,7 @@ const PIECE: usize = 256 * 1024;
 /// clone is gone.
 #[derive(Clone)]
 pub struct Workers {
+    metrics: Arc<Metrics>,
     reads: Sender<Job<Read>>,
     large_reads: Sender<LargeRead>,
     writes: Sender<Job<Write>>,
@@ -134,16 +137,18 @@ impl Workers {
             read_large(&*large_storage, &policy, &large_jobs);
         })?);
         let syncs = Arc::new(Syncs::default());
+        let metrics = Arc::new(Metrics::default());
         if manner.is_remote {
             threads.push(reader("prober".to_owned(), storage.clone(), policy, probe_jobs)?);
         }
         for n in 0..manner.writers {
             let name = if manner.writers == 1 { "writer".to_owned() } else { format!("writer-{n}") };
-            let (storage, jobs, noted) = (storage.clone(), write_jobs.clone(), syncs.clone());
-            threads.push(spawn(name, move || writer::run(&*storage, &policy, &jobs, &noted))?);
+            let (storage, jobs) = (storage.clone(), write_jobs.clone());
+            let (noted, counted) = (syncs.clone(), metrics.clone());
+            threads.push(spawn(name, move || write_all(&*storage, &policy, &jobs, &noted, &counted))?);
         }
         let (here, asked) = (Arc::new(here), Arc::default());
-        Ok((Workers { reads, large_reads, writes, probes, syncs, here, asked }, Threads(threads)))
+        Ok((Workers { metrics, reads, large_reads, writes, probes, syncs, here, asked }, Threads(threads)))
     }
 
     /// Answers one request. A write is durable when its outcome arrives.
@@ -191,6 +196,16 @@ impl Workers {
         let read = Read::GetSnapshot { client, room };
         let outcome = send(&self.large_reads, Some(read), brought, |job| (job, Some(sink))).await?;
         Ok((outcome, pieces))
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.metrics.clone()
+    }
+
+    /// How many jobs wait, by the name of their queue.
+    pub fn queues(&self) -> [(&'static str, usize); 3] {
+        [("reads", self.reads.len()), ("large_reads", self.large_reads.len()), ("writes", self.writes.len())]
     }
 
     /// How many requests there were, which tells quiet times from others.
@@ -378,6 +393,10 @@ fn in_time<T>(job: Job<T>, patience: Duration) -> Option<Job<T>> {
     // Nobody waits any more where the connection is gone.
     let _ = job.reply.send(Err(Error::new(Kind::Busy, message)));
     None
+}
+
+fn is_large(job: &Job<Write>) -> bool {
+    job.request.as_ref().is_some_and(|write| write.len() >= LARGE)
 }
 
 /// Runs `work` on each request of a batch; a mere sign of life is answered without work.

@@ -15,6 +15,7 @@ mod house;
 mod lifecycle;
 mod limits;
 mod logging;
+mod metrics;
 mod postgres;
 mod proxied;
 mod prune;

@@ -2,26 +2,38 @@
 //! where several such threads do.
 
 use super::syncs::Syncs;
-use super::{Job, LARGE, answer, each, in_time, panicked, unix_seconds};
+use super::{Job, answer, each, in_time, is_large, panicked, unix_seconds};
+use crate::metrics::Metrics;
 use crate::protocol::Write;
 use crate::service::{self, Policy};
 use crate::storage::Storage;
 use crossbeam_channel::Receiver;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 use uuid::Uuid;
 
-/// Answers jobs until no more can come.
-pub(super) fn run(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<Job<Write>>, syncs: &Syncs) {
+/// Writes until nobody is left who could ask for it.
+pub fn write_all(
+    storage: &dyn Storage,
+    policy: &Policy,
+    jobs: &Receiver<Job<Write>>,
+    syncs: &Syncs,
+    metrics: &Metrics,
+) {
     let manner = storage.manner();
     let mut held_back = None;
     while let Some(first) = held_back.take().or_else(|| jobs.recv().ok()) {
-        let Some(first) = in_time(first, manner.patience).and_then(|job| at_once(storage, policy, job))
-        else {
+        let began = Instant::now();
+        let Some(first) = in_time(first, manner.patience) else { continue };
+        let Some(first) = at_once(storage, policy, first) else {
+            metrics.groups.counted(1);
+            metrics.commits.took(began.elapsed());
             note_apart(storage, syncs);
             continue;
         };
         let group = gather(first, jobs, &mut held_back, manner.group);
+        let writes = group.iter().filter(|job| job.request.is_some()).count();
         // Only the first attempt takes them along: they must not fail the jobs.
         let along = if manner.is_remote { Vec::new() } else { syncs.take_due(unix_seconds()) };
         let noted = Cell::new(along);
@@ -39,9 +51,16 @@ pub(super) fn run(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<Job<Wr
             }
             outcomes
         });
+        let committed = Instant::now();
         note_apart(storage, syncs);
         if let Err(error) = storage.rest() {
             log::warn!("between transactions: {error}");
+        }
+        // A mere sign of life commits nothing.
+        if writes > 0 {
+            metrics.groups.counted(writes);
+            metrics.commits.took(committed - began);
+            metrics.rests.took(committed.elapsed());
         }
     }
     let noted = syncs.take_all();
@@ -103,8 +122,4 @@ fn gather(
         }
     }
     group
-}
-
-fn is_large(job: &Job<Write>) -> bool {
-    job.request.as_ref().is_some_and(|write| write.len() >= LARGE)
 }
