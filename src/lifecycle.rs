@@ -130,6 +130,7 @@ fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failu
         (Entrance::Monitor, &config.metrics_listen),
     ];
     let listeners = listen::bind(&doors).map_err(|failures| failure(failures.join("\n")))?;
+    location.tidy().map_err(|error| failure(error.message))?;
     let prepared = location.prepare(config.migrate, &config.migration, notify::progress);
     let warnings = prepared.map_err(|error| failure(error.message))?;
     Ok(Premises { location, lock, listeners, tls, warnings })

@@ -116,6 +116,15 @@ impl Location {
         }
     }
 
+    /// Removes what an interrupted restore left; for whoever holds the directory's lock.
+    pub fn tidy(&self) -> Result<()> {
+        match self {
+            Location::Directory(directory) => Sqlite::tidy(directory),
+            // There it was one transaction.
+            Location::Postgres(..) => Ok(()),
+        }
+    }
+
     /// Puts all that `source` visits in the place of what is there, which nobody uses and which is kept
     /// under its name with `suffix` behind; returns where. After an error it is what it was before.
     ///
