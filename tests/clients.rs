@@ -2,7 +2,7 @@
 
 mod new_generation;
 mod old_generation;
-mod taskwarrior;
+pub mod taskwarrior;
 
 use crate::admin::{done, json, place, text};
 use crate::util::{NIL, Random, Replica, Server, soak};
@@ -16,11 +16,11 @@ use uuid::Uuid;
 const SNAPSHOTS: &[&str] = &["--snapshot-versions", "5"];
 
 /// A task's properties, all that a kind of client can show.
-type Task = BTreeMap<String, String>;
-type Tasks = BTreeMap<Uuid, Task>;
+pub type Task = BTreeMap<String, String>;
+pub type Tasks = BTreeMap<Uuid, Task>;
 
 /// One device with a real client on it.
-trait Device: Send {
+pub trait Device: Send {
     /// Makes a pending task.
     fn add(&mut self, description: &str) -> Uuid;
     fn set(&mut self, task: Uuid, property: &str, value: &str);
@@ -44,10 +44,10 @@ struct Expected {
 
 /// One history that several devices share.
 #[derive(Clone)]
-struct Account {
-    url: String,
-    client: Uuid,
-    secret: String,
+pub struct Account {
+    pub url: String,
+    pub client: Uuid,
+    pub secret: String,
 }
 
 impl Account {

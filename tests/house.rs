@@ -14,7 +14,7 @@ struct Room {
 const ROOMS: &[Room] = &[
     Room {
         name: "admin",
-        uses: &["archive", "backup", "config", "control", "credential", "protocol", "storage"],
+        uses: &["archive", "backup", "config", "control", "credential", "protocol", "storage", "tls"],
     },
     Room { name: "archive", uses: &["protocol", "storage"] },
     Room { name: "backup", uses: &["archive", "config", "storage"] },
@@ -58,7 +58,7 @@ const WALLS: &[Wall] = &[
         why: "async ends at the workers",
     },
     Wall {
-        words: &["rustls", "tokio_rustls", "webpki_roots", "x509_parser"],
+        words: &["rustls", "tokio_rustls", "rustls_acme", "rcgen", "webpki_roots", "x509_parser"],
         only_in: &["tls/"],
         why: "certificates and handshakes are known to one room",
     },

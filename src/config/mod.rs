@@ -4,6 +4,7 @@
 //! file and defaults, or says everything that is wrong with them. Knows nothing of sockets,
 //! databases and threads.
 
+mod acme;
 mod declared;
 pub mod file;
 pub mod place;
@@ -15,6 +16,7 @@ pub mod table;
 mod value;
 mod warning;
 
+pub use acme::{Acme, Challenge};
 pub use declared::Declared;
 pub use resolve::{Effective, Resolved, resolve};
 pub use source::{Flags, Origin, Secret, Sources};
@@ -42,8 +44,10 @@ pub struct Config {
     pub base_path: String,
     /// The URL that clients use, where the operator named it; ends with `/`.
     pub public_url: Option<String>,
-    /// The server's own certificate.
+    /// The operator's own certificate.
     pub tls: Tls,
+    /// Certificates that the server gets by itself, instead.
+    pub acme: Acme,
     /// The data directory, where the operator named it; absolute.
     pub data_dir: Option<PathBuf>,
     /// The clients that may use the server; `None`: all.
@@ -72,6 +76,13 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+impl Config {
+    /// Whether clients reach this server by HTTPS without any proxy.
+    pub fn is_secure(&self) -> bool {
+        self.tls.cert.is_some() || self.acme.is_on()
+    }
+}
+
 impl Default for Config {
     fn default() -> Config {
         match resolve(&Sources::default()) {
@@ -95,7 +106,7 @@ pub struct Backup {
 /// One place to listen at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// A host name or address and a port, as `localhost:8080` or `[::1]:8080`.
+    /// A host name or address and a port, as `localhost:8080` or `[::1]:8080`; `*:80` is every address.
     Tcp(String),
     /// A unix socket.
     Unix(PathBuf),
@@ -114,7 +125,7 @@ impl Endpoint {
     }
 }
 
-/// The server's own certificate: PEM files, absolute. With the first two every TCP listener speaks
+/// The operator's own certificate: PEM files, absolute. With the first two every TCP listener speaks
 /// HTTPS; there are both or neither.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {

@@ -93,8 +93,8 @@ pub fn bind(main: &[Endpoint], side: &[Endpoint]) -> Result<Vec<Listener>, Vec<S
 
 /// `before` are the listeners of the endpoints that stand before this one.
 fn bind_tcp(name: &str, all: &[Endpoint], before: &[Listener]) -> Result<Vec<Socket>, String> {
-    let addresses: Vec<SocketAddr> = match name.to_socket_addrs() {
-        Ok(addresses) => addresses.collect(),
+    let addresses: Vec<SocketAddr> = match addresses(name) {
+        Ok(addresses) => addresses,
         Err(error) => {
             return Err(format!(
                 "cannot listen on {name}: {error}; it must be a host name or address of this machine and a port"
@@ -110,6 +110,21 @@ fn bind_tcp(name: &str, all: &[Endpoint], before: &[Listener]) -> Result<Vec<Soc
         }
     }
     result
+}
+
+/// All that a name stands for.
+fn addresses(name: &str) -> io::Result<Vec<SocketAddr>> {
+    let known = addresses_in(name);
+    if known.is_empty() { Ok(name.to_socket_addrs()?.collect()) } else { Ok(known) }
+}
+
+/// The addresses that a text holds without any look-up; `*` is every address of both families.
+fn addresses_in(name: &str) -> Vec<SocketAddr> {
+    let texts = match name.strip_prefix("*:") {
+        Some(port) => vec![format!("[::]:{port}"), format!("0.0.0.0:{port}")],
+        None => vec![name.to_owned()],
+    };
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 fn bind_addresses(
@@ -163,9 +178,7 @@ fn bind_address(address: SocketAddr, all: &[Endpoint]) -> io::Result<TcpListener
 fn serves_both_families(address: SocketAddr, all: &[Endpoint]) -> bool {
     let port = address.port();
     let is_ipv4_of_same_port = |endpoint: &Endpoint| match endpoint {
-        Endpoint::Tcp(name) => {
-            name.parse::<SocketAddr>().is_ok_and(|other| other.is_ipv4() && other.port() == port)
-        }
+        Endpoint::Tcp(name) => addresses_in(name).iter().any(|other| other.is_ipv4() && other.port() == port),
         Endpoint::Unix(_) => false,
     };
     address.ip().is_unspecified() && !all.iter().any(is_ipv4_of_same_port)
@@ -311,6 +324,14 @@ mod tests {
             Ok(listeners) => assert_eq!(listeners.len(), 2),
             Err(failures) => assert!(!failures[0].contains("in use"), "{failures:?}"),
         }
+    }
+
+    #[test]
+    fn a_star_is_every_address_of_both_families() {
+        let listeners = bind(&[tcp("*:0")]).unwrap();
+        let urls: Vec<String> = listeners.iter().map(|listener| listener.url("http", "")).collect();
+        assert!(urls.iter().any(|url| url.starts_with("http://0.0.0.0:")), "{urls:?}");
+        assert!(listeners.iter().all(|listener| listener.port() == listeners[0].port()));
     }
 
     #[test]
