@@ -121,6 +121,12 @@ pub fn note(data_dir: &Path, environment: &Environment, line: &str) {
     }
 }
 
+/// Whether a server runs on the data directory, as far as its control socket tells.
+pub fn is_there(data_dir: &Path, environment: &Environment) -> bool {
+    let path = lock::control_socket(data_dir).unwrap_or_else(|| path(data_dir, environment));
+    check_length(&path).is_ok() && net::UnixStream::connect(&path).is_ok()
+}
+
 async fn converse(mut stream: UnixStream, answer: Answer) {
     let line = match tokio::time::timeout(ASK, question(&mut stream)).await {
         Ok(Ok(verb)) => match answer(verb.trim_end()) {

@@ -4,6 +4,7 @@
 //! Knows HTTP only as far as a status line goes, and TLS not at all: [`client`] does.
 
 use crate::config::{Config, Endpoint};
+use crate::peer::{Peer, Trust as Believed, proxy};
 use crate::tls::client::{self, Trust};
 use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -33,7 +34,8 @@ pub fn run(url: Option<&str>, config: &Config) -> Result<(), String> {
     let (sender, answer) = mpsc::channel();
     let asked = question.clone();
     // A thread, because a name's resolution knows no deadline.
-    std::thread::spawn(move || sender.send(asked.ask()));
+    let believed = Believed::new(config);
+    std::thread::spawn(move || sender.send(asked.ask(&believed)));
     let came = answer.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(format!("nothing within {PATIENCE:?}")));
     match came {
         Ok(200) => Ok(()),
@@ -106,17 +108,22 @@ impl Question {
     }
 
     /// The status of the answer, or what came instead.
-    fn ask(&self) -> Result<u16, String> {
+    fn ask(&self, believed: &Believed) -> Result<u16, String> {
         match &self.whom {
-            Whom::Tcp(address) => self.ask_over(connect(address)?, address),
+            Whom::Tcp(address) => self.ask_over(introduced(connect(address)?, believed)?, address),
             Whom::Tls(address, trust) => {
                 let host = address.rsplit_once(':').map_or(&**address, |(host, _)| host);
                 let host = host.trim_start_matches('[').trim_end_matches(']');
-                self.ask_over(client::connect(connect(address)?, host, trust)?, address)
+                self.ask_over(
+                    client::connect(introduced(connect(address)?, believed)?, host, trust)?,
+                    address,
+                )
             }
             Whom::Unix(path) => {
-                let stream = UnixStream::connect(path);
-                self.ask_over(stream.map_err(|error| format!("no connection: {error}"))?, "localhost")
+                let mut stream =
+                    UnixStream::connect(path).map_err(|error| format!("no connection: {error}"))?;
+                introduce(&mut stream, Peer::Unix, believed)?;
+                self.ask_over(stream, "localhost")
             }
         }
     }
@@ -141,6 +148,21 @@ impl Display for Question {
             Whom::Unix(path) => write!(f, "{} at the socket {}", self.path, path.display()),
         }
     }
+}
+
+fn introduced(mut stream: TcpStream, believed: &Believed) -> Result<TcpStream, String> {
+    // It is the server's peer under this address.
+    let address = stream.local_addr().map_err(|error| format!("no connection: {error}"))?;
+    introduce(&mut stream, Peer::Tcp(address), believed)?;
+    Ok(stream)
+}
+
+/// Where the server takes us for a proxy, it wants to hear first whom we ask for: nobody else.
+fn introduce(stream: &mut impl Write, us: Peer, believed: &Believed) -> Result<(), String> {
+    if !believed.expects_proxy_header(us) {
+        return Ok(());
+    }
+    stream.write_all(proxy::LOCAL).map_err(|error| format!("a failure while asking: {error}"))
 }
 
 /// Connects to the first address of the name that answers.
@@ -195,7 +217,7 @@ mod tests {
     }
 
     fn ask(url: &str) -> Result<u16, String> {
-        Question::of_url(url, None).expect("a URL").ask()
+        Question::of_url(url, None).expect("a URL").ask(&Believed::new(&Config::default()))
     }
 
     #[test]

@@ -18,11 +18,11 @@
 //!                      │           │
 //!                      │        storage/
 //!                      ▼           ▼
-//!               protocol, credential             cellar: pure
+//!               protocol, credential, peer       cellar: pure
 //! ```
 //!
-//! Arrows point down only. A request walks one way and back: [`listen`] (accept, permit, peer
-//! address), [`tls`] (handshake under a deadline, where there is a certificate), [`http`] (head and
+//! Arrows point down only. A request walks one way and back: [`listen`] (accept, permit, who it is
+//! from), [`tls`] (handshake under a deadline, where there is a certificate), [`http`] (head and
 //! body under deadlines and limits; its `wire` turns bytes into a [`protocol::Request`]), [`workers`] (bounded queue; full means 503), [`service`] (read facts,
 //! decide, apply, in one database transaction), [`protocol`] (the decision), commit, the response,
 //! and one log line. **Nothing is answered before the commit that contains it.**
@@ -31,16 +31,18 @@
 //! |---|---|---|
 //! | [`protocol`] | IDs, requests, outcomes, and the rules as total functions | clocks, randomness, I/O |
 //! | [`credential`] | a device's name and token: read, hashed, compared in constant time | clocks, randomness, I/O, whose the device is |
+//! | [`peer`] | who is at the other end, and whom proxies are believed to name; the PROXY protocol and forwarding headers as bytes | sockets, HTTP |
 //! | [`service`] | the four transactions over a storage transaction | clocks, randomness, which database, HTTP |
 //! | [`storage`] | one narrow trait for the server, [`storage::registry`] beside it for operators; transactions are closures, so "forgot to roll back" cannot be written | the protocol's decisions, tokio |
 //! | [`storage::sqlite`] | one writer, pooled readers, adoption and migration, faults in words that help | who asks |
 //! | [`storage::location`] | which kinds of databases there are, and where one is | what is in them, who asks |
 //! | [`storage::contents`] | all that a database holds, as records, out of one and into another | files, formats |
-//! | [`archive`] | the format of backups: records into bytes and back, checked; pure but for `std::io` | databases, files |
+//! | [`upkeep`] | what keeps a database in order, in steps: everything looked at, old versions pruned, clients removed | which database, who asks |
+//! | [`archive`] | the format of backups: records into bytes and back, checked; pure but for `std::io` and a thread that computes the checksum | databases, files |
 //! | [`backup`] | backups as files: written beside their place, verified, named; the thread that makes them by themselves | which database, who asks |
 //! | [`workers`] | small reads where they are asked; named threads behind bounded queues for the rest; group commit; the clock and new IDs | HTTP, SQL |
 //! | [`http`] | one connection: deadlines, bounded bodies, the memory budget; `wire` is pure and holds every path, header and status | databases, signals |
-//! | [`listen`] | TCP and unix sockets; accept with permits and back-off; drain | what is said on a connection |
+//! | [`listen`] | TCP and unix sockets; accept with permits and back-off; a trusted proxy's first words; drain | what is said on a connection |
 //! | [`tls`] | the operator's certificate: checked, taken up anew; or those of an authority, got and renewed; handshakes, those who knock at the wrong door | what is said inside |
 //! | [`lifecycle`] | the order of start and stop, signals, systemd's notifications and watchdog | requests |
 //! | [`daemon`] | going into the background, before any thread | what the process does there |
@@ -83,8 +85,10 @@ pub mod http;
 pub mod lifecycle;
 pub mod listen;
 pub mod logging;
+pub mod peer;
 pub mod protocol;
 pub mod service;
 pub mod storage;
 pub mod tls;
+pub mod upkeep;
 pub mod workers;

@@ -4,6 +4,7 @@
 //! into the background, if asked to; only then do threads begin. Knows every other room by its
 //! front door, and nothing of requests.
 
+mod caretaker;
 mod declared;
 mod directory;
 mod files;

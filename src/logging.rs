@@ -14,6 +14,7 @@ use log::{Log, Metadata, Record};
 use queue::{Output, Queue};
 use rustix::fs::OFlags;
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -163,12 +164,18 @@ fn open(path: &Path) -> Result<File, String> {
     // A pipe that nobody reads is an error: to wait for its reader would hold up the start, or a reload.
     options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
     options.open(path).map_err(|error| {
-        let uid = rustix::process::geteuid().as_raw();
-        format!(
-            "cannot open the log file {}: {error}; uid {uid} must be able to write it: correct that, or name another \
-             with log.file",
-            path.display()
-        )
+        let advice = match error.kind() {
+            ErrorKind::ReadOnlyFilesystem => format!(
+                "the file system is mounted read-only: name another with log.file, or under systemd add \
+                 ReadWritePaths={} to the unit",
+                path.parent().unwrap_or(path).display()
+            ),
+            _ => format!(
+                "uid {} must be able to write it: correct that, or name another with log.file",
+                rustix::process::geteuid().as_raw()
+            ),
+        };
+        format!("cannot open the log file {}: {error}; {advice}", path.display())
     })
 }
 

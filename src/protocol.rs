@@ -197,8 +197,8 @@ pub enum Outcome {
     NoSuchClient,
     /// The client may not use this server.
     Refused(Refusal),
-    /// The body has this many bytes: ask again with as much room.
-    NeedsRoom(usize),
+    /// The body of this version or snapshot has so many bytes: ask again with as much room.
+    NeedsRoom { version: VersionId, len: usize },
 }
 
 /// Why a snapshot was not kept.
@@ -219,6 +219,8 @@ pub enum Refusal {
     UnknownClient,
     /// The operator suspended the client.
     Suspended,
+    /// The client, or its history, is being removed just now.
+    Leaving,
     /// The request needs the credential of a device of the client, and brings none that is valid.
     NoCredential,
 }
@@ -231,6 +233,8 @@ pub enum State {
     Active,
     /// It is refused until it is resumed; nothing of its history is lost.
     Suspended,
+    /// It is refused, for it or its history is being removed.
+    Leaving,
 }
 
 impl State {
@@ -239,6 +243,7 @@ impl State {
         match self {
             State::Active => None,
             State::Suspended => Some(Refusal::Suspended),
+            State::Leaving => Some(Refusal::Leaving),
         }
     }
 }

@@ -126,7 +126,7 @@ fn is_device<R: Reader + ?Sized>(
 fn child_version(found: Lookup, parent: VersionId) -> Outcome {
     match found.child {
         Some((version, Body::Bytes(segment))) => Outcome::Child { version, parent, segment },
-        Some((_, Body::TooLarge(len))) => Outcome::NeedsRoom(len),
+        Some((version, Body::TooLarge(len))) => Outcome::NeedsRoom { version, len },
         None => protocol::without_child(found.latest, parent),
     }
 }
@@ -134,7 +134,7 @@ fn child_version(found: Lookup, parent: VersionId) -> Outcome {
 fn snapshot(found: Held) -> Outcome {
     match found.snapshot {
         Some((version, Body::Bytes(snapshot))) => Outcome::Snapshot { version, snapshot },
-        Some((_, Body::TooLarge(len))) => Outcome::NeedsRoom(len),
+        Some((version, Body::TooLarge(len))) => Outcome::NeedsRoom { version, len },
         None => Outcome::NoSnapshot,
     }
 }

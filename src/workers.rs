@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 /// Jobs that may wait in each queue. Above it a caller gets [`Failure::Busy`].
@@ -49,6 +49,13 @@ const SLOW_SPELL: Duration = Duration::from_millis(500);
 /// transaction, and on the reading side the thread that they wait for.
 const LARGE: usize = 512 * 1024;
 
+/// Snapshots of this many bytes or more are better sent while they are read than afterwards.
+pub const POURED: usize = LARGE;
+
+/// How much of such a snapshot is read at a time: few enough bytes to still be in the processor's cache
+/// when they are sent.
+const PIECE: usize = 256 * 1024;
+
 /// Jobs that one transaction may answer. Beyond this a group's own work outweighs its saved sync.
 const GROUP: usize = 128;
 
@@ -57,10 +64,11 @@ const GROUP: usize = 128;
 #[derive(Clone)]
 pub struct Workers {
     reads: Sender<Job<Read>>,
-    large_reads: Sender<Job<Read>>,
+    large_reads: Sender<LargeRead>,
     writes: Sender<Job<Write>>,
     syncs: Arc<Syncs>,
     here: Arc<Here>,
+    asked: Arc<AtomicU64>,
 }
 
 /// What answers reads where they are asked.
@@ -97,6 +105,12 @@ struct Job<T> {
     reply: oneshot::Sender<Result<Outcome>>,
 }
 
+/// A body that comes in pieces. Where they end too early the reading failed, which the log explains.
+pub type Pieces = mpsc::UnboundedReceiver<Vec<u8>>;
+
+/// A read of a large body, and where a snapshot goes whose pieces are asked for.
+type LargeRead = (Job<Read>, Option<mpsc::UnboundedSender<Vec<u8>>>);
+
 impl Workers {
     /// Starts the threads.
     pub fn start(storage: Arc<dyn Storage>, policy: Policy) -> std::io::Result<(Workers, Threads)> {
@@ -114,11 +128,17 @@ impl Workers {
         for n in 0..READERS {
             threads.push(reader(format!("reader-{n}"), storage.clone(), policy, read_jobs.clone())?);
         }
-        threads.push(reader("reader-large".to_owned(), storage.clone(), policy, large_jobs)?);
+        let large_storage = storage.clone();
+        threads.push(spawn("reader-large".to_owned(), move || {
+            read_large(&*large_storage, &policy, &large_jobs);
+        })?);
         let syncs = Arc::new(Syncs::default());
         let noted = syncs.clone();
         threads.push(spawn("writer".to_owned(), move || write_all(&*storage, &policy, &write_jobs, &noted))?);
-        Ok((Workers { reads, large_reads, writes, syncs, here: Arc::new(here) }, Threads(threads)))
+        Ok((
+            Workers { reads, large_reads, writes, syncs, here: Arc::new(here), asked: Arc::default() },
+            Threads(threads),
+        ))
     }
 
     /// Answers one request. A write is durable when its outcome arrives.
@@ -129,20 +149,46 @@ impl Workers {
         request: Request,
         brought: Option<Credential>,
     ) -> std::result::Result<Outcome, Failure> {
+        self.asked.fetch_add(1, Relaxed);
         match request {
-            Request::Read(read) if room(&read) >= LARGE => send(&self.large_reads, Some(read), brought).await,
-            Request::Read(read) if self.here.is_slow() => send(&self.reads, Some(read), brought).await,
+            Request::Read(read) if room(&read) >= LARGE => {
+                send(&self.large_reads, Some(read), brought, |job| (job, None)).await
+            }
+            Request::Read(read) if self.here.is_slow() => self.read(read, brought).await,
             Request::Read(read) => {
                 match self.here.answer(&with_room(read.clone(), HERE), brought.as_ref()) {
                     // The copying is better done beside the sending of others.
-                    Ok(Outcome::NeedsRoom(len)) if len <= room(&read) => {
-                        send(&self.reads, Some(read), brought).await
+                    Ok(Outcome::NeedsRoom { len, .. }) if len <= room(&read) => {
+                        self.read(read, brought).await
                     }
                     answer => answer.map_err(Failure::Storage),
                 }
             }
-            Request::Write(write) => send(&self.writes, Some(write), brought).await,
+            Request::Write(write) => send(&self.writes, Some(write), brought, |job| job).await,
         }
+    }
+
+    async fn read(&self, read: Read, brought: Option<Credential>) -> std::result::Result<Outcome, Failure> {
+        send(&self.reads, Some(read), brought, |job| job).await
+    }
+
+    /// Answers GetSnapshot. [`Outcome::NeedsRoom`] with no more than `room` bytes says that they come in
+    /// pieces, of which none is held back for who reads slowly.
+    pub async fn pour_snapshot(
+        &self,
+        client: ClientId,
+        room: usize,
+        brought: Option<Credential>,
+    ) -> std::result::Result<(Outcome, Pieces), Failure> {
+        let (sink, pieces) = mpsc::unbounded_channel();
+        let read = Read::GetSnapshot { client, room };
+        let outcome = send(&self.large_reads, Some(read), brought, |job| (job, Some(sink))).await?;
+        Ok((outcome, pieces))
+    }
+
+    /// How many requests there were, which tells quiet times from others.
+    pub fn asked(&self) -> Arc<AtomicU64> {
+        self.asked.clone()
     }
 
     /// Notes that a client was served for a program on a device, if the request named one, which
@@ -155,8 +201,8 @@ impl Workers {
     pub async fn probe(&self) -> std::result::Result<(), Failure> {
         let client = Uuid::nil().into();
         let parent = VersionId::NIL;
-        let read = send(&self.reads, Some(Read::GetChildVersion { client, parent, room: 0 }), None);
-        let (read, written) = tokio::join!(read, send(&self.writes, None, None));
+        let read = self.read(Read::GetChildVersion { client, parent, room: 0 }, None);
+        let (read, written) = tokio::join!(read, send(&self.writes, None, None, |job| job));
         read.and(written).map(|_| ())
     }
 }
@@ -215,13 +261,14 @@ fn with_room(mut read: Read, most: usize) -> Read {
     read
 }
 
-async fn send<T>(
-    queue: &Sender<Job<T>>,
+async fn send<T, J>(
+    queue: &Sender<J>,
     request: Option<T>,
     brought: Option<Credential>,
+    queued: impl FnOnce(Job<T>) -> J,
 ) -> std::result::Result<Outcome, Failure> {
     let (reply, answer) = oneshot::channel();
-    match queue.try_send(Job { request, brought, reply }) {
+    match queue.try_send(queued(Job { request, brought, reply })) {
         Ok(()) => {}
         Err(TrySendError::Full(_)) => return Err(Failure::Busy),
         Err(TrySendError::Disconnected(_)) => return Err(Failure::Stopped),
@@ -248,6 +295,56 @@ fn reader(
             });
         }
     })
+}
+
+fn read_large(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<LargeRead>) {
+    for (job, sink) in jobs {
+        match (&job.request, sink) {
+            (Some(Read::GetSnapshot { client, room }), Some(sink)) => {
+                let (client, room) = (*client, *room);
+                pour(storage, policy, job, (client, room), &sink);
+            }
+            _ => answer(vec![job], |batch| {
+                storage.reading(|reader| {
+                    each(batch, |read, brought| service::read(reader, policy, read, brought))
+                })
+            }),
+        }
+    }
+}
+
+/// Answers as soon as the snapshot is found, and reads it behind its own answer, in one transaction.
+fn pour(
+    storage: &dyn Storage,
+    policy: &Policy,
+    job: Job<Read>,
+    (client, room): (ClientId, usize),
+    sink: &mpsc::UnboundedSender<Vec<u8>>,
+) {
+    let Job { brought, reply, .. } = job;
+    let reply = Cell::new(Some(reply));
+    let answer = |outcome| {
+        // Nobody waits any more where the connection is gone.
+        reply.take().map(|reply| reply.send(outcome));
+    };
+    let run = || {
+        storage.reading(|reader| {
+            let read = Read::GetSnapshot { client, room: 0 };
+            let outcome = service::read(reader, policy, &read, brought.as_ref())?;
+            let is_poured = matches!(outcome, Outcome::NeedsRoom { len, .. } if len <= room);
+            answer(Ok(outcome));
+            match is_poured {
+                true => reader.pour_snapshot(client, PIECE, &mut |piece| sink.send(piece).is_ok()),
+                false => Ok(()),
+            }
+        })
+    };
+    if let Err(error) = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(panicked())) {
+        match reply.take() {
+            Some(reply) => drop(reply.send(Err(error))),
+            None => log::error!("the snapshot of client {client:?} was sent in part only: {error}"),
+        }
+    }
 }
 
 fn write_all(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<Job<Write>>, syncs: &Syncs) {

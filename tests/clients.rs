@@ -5,6 +5,7 @@ mod old_generation;
 pub mod taskwarrior;
 
 use crate::admin::{done, json, place, text};
+use crate::prune::done_later;
 use crate::util::{NIL, Random, Replica, Server, soak};
 use new_generation::NewGeneration;
 use old_generation::OldGeneration;
@@ -303,6 +304,55 @@ fn leave_versions_after_the_snapshot(device: &mut Box<dyn Device>, server: &Serv
         }
     }
     panic!("every version made a snapshot");
+}
+
+/// Every generation with a device that was in a drawer for longer than versions are kept.
+#[test]
+fn a_device_that_was_away_for_too_long_is_refused_and_the_others_go_on() {
+    let (Some(python), Some(program)) = (old_generation::python(), taskwarrior::program()) else { return };
+    let dir = place();
+    let server = Server::start_in(dir.path(), SNAPSHOTS);
+    let account = Account::new(&server);
+    let kinds: [&dyn Fn() -> Box<dyn Device>; 3] = [
+        &|| Box::new(NewGeneration::new(&account)),
+        &|| Box::new(OldGeneration::new(&python, &account)),
+        &|| Box::new(Taskwarrior::new(&program, &account)),
+    ];
+    let all = || kinds.iter().map(|kind| kind()).collect::<Vec<_>>();
+    let (mut away, mut here) = (all(), all());
+    here[0].add("made at the beginning");
+    for device in here.iter_mut().chain(&mut away) {
+        device.sync(true).expect("a sync succeeds");
+    }
+    for n in 0..8 {
+        let device = &mut here[n % 3];
+        device.sync(true).expect("a sync succeeds");
+        device.add(&format!("made later, {n}"));
+        device.sync(false).expect("a sync succeeds");
+    }
+    let mut raw = Replica::new(&server, &account.client.to_string());
+    assert_eq!(raw.snapshot().status, 200);
+    let Some(pruned) = done_later(dir.path(), 40, &["prune", "--retention-days", "30"]) else { return };
+    assert!(pruned.contains("Removed "), "{pruned}");
+    assert_eq!(raw.child_version(NIL).status, 410);
+
+    for device in &mut away {
+        device.add("made in the drawer");
+        device.sync(false).expect_err("it is too old");
+        assert_eq!(device.tasks().len(), 2, "what it has stays");
+    }
+    here[1].add("made after the pruning");
+    for _ in 0..2 {
+        for device in &mut here {
+            device.sync(true).expect("it was not away");
+        }
+    }
+    let tasks = essence(here[0].tasks());
+    assert_eq!(tasks.len(), 10);
+    for device in here.iter_mut().chain(&mut all()) {
+        device.sync(true).expect("a device that is set up anew begins with the snapshot");
+        assert_eq!(essence(device.tasks()), tasks);
+    }
 }
 
 /// Every generation through what the operator prints, and what happens to a device that was lost.

@@ -4,7 +4,7 @@
 use crate::util::{NIL, PATIENCE, Random, Replica, Server, program};
 use rusqlite::Connection;
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -341,6 +341,42 @@ fn a_corrupt_page_fails_only_those_who_need_it_and_is_named_in_the_log() {
     assert_eq!(chain.add(1000), 200);
     chain.check(&server);
     assert_eq!(replica.child_version(&parent).status, 500);
+}
+
+/// Large snapshots are sent while they are read: when the damage shows, the answer has begun.
+#[test]
+fn a_corrupt_page_in_a_large_snapshot_cuts_the_answer_short_and_is_named_in_the_log() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join(DATABASE);
+    let server = Server::start_in(dir.path(), &[]);
+    let mut replica = Replica::of_new_client(&server);
+    let version = replica.add_version(NIL, b"a version").version();
+    let snapshot = Random::new("a snapshot to damage").bytes(3 << 20);
+    assert_eq!(replica.add_snapshot(&version, &snapshot).status, 200);
+    let client = replica.client.clone();
+    server.stop();
+    let server = Server::start_in(dir.path(), &[]);
+    assert!(Replica::new(&server, &client).snapshot().body == snapshot, "it came back changed");
+    server.stop();
+
+    let bytes = fs::read(&file).expect("the file can be read");
+    let part = &snapshot[2 << 20..][..40];
+    let at = bytes.windows(40).position(|window| window == part).expect("the snapshot is in the file");
+    let page_size = usize::from(u16::from_be_bytes([bytes[16], bytes[17]]));
+    let database = fs::OpenOptions::new().write(true).open(&file).expect("the file can be written");
+    database
+        .write_all_at(&[0xff; 4], (at / page_size * page_size) as u64)
+        .expect("a page can be overwritten");
+
+    let server = Server::start_in(dir.path(), &[]);
+    let headers = [("X-Client-Id", client.as_str())];
+    let cut = server.connect().try_request("GET", "/v1/client/snapshot", &headers, b"");
+    let kind = cut.expect_err("the snapshot cannot be read whole").kind();
+    assert!(matches!(kind, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{kind:?}");
+    expect(&server.log().wait_for("sent in part only"), &[&client[..8], &shown(&file), "sqlite3"]);
+    let mut chain = Chain::new(&server);
+    assert_eq!(chain.add(1000), 200);
+    chain.check(&server);
 }
 
 /// Destroys the page that holds the middle version of the fixture's longest chain; returns its

@@ -26,6 +26,8 @@ struct Shown<'a> {
 enum Obstacle {
     /// The client itself.
     Exists(Match),
+    /// The client, which is on its way out, or what is left of it.
+    Leaving,
     /// Another client with that label.
     LabelTaken(Match),
 }
@@ -41,6 +43,7 @@ pub fn client(desk: &Desk, addition: &Addition) -> Result<Output, Refusal> {
         None => None,
         Some(Obstacle::Exists(found)) if addition.if_missing && fits(&found, label) => Some(found),
         Some(Obstacle::LabelTaken(holder)) if addition.if_missing && addition.id.is_none() => Some(holder),
+        Some(Obstacle::Leaving) => return Err(naming::leaving_now(client)),
         Some(obstacle) => return Err(taken(&obstacle, addition)),
     };
     let (client, label, secret) = match &existing {
@@ -53,6 +56,9 @@ pub fn client(desk: &Desk, addition: &Addition) -> Result<Output, Refusal> {
 /// Makes the client and records it, unless something stands in the way.
 fn make(desk: &Desk, client: ClientId, label: Option<&str>) -> Result<Option<Obstacle>, Refusal> {
     desk.change("add-client", client, label.unwrap_or_default(), |writer| {
+        if writer.leaving()?.contains(&client) {
+            return Ok(Some(Obstacle::Leaving));
+        }
         if let Some(found) = naming::by_id(writer, client)? {
             return Ok(Some(Obstacle::Exists(found)));
         }
@@ -83,9 +89,8 @@ fn taken(obstacle: &Obstacle, addition: &Addition) -> Refusal {
             "client {:?} exists: nothing was changed. --if-missing says that this is fine",
             found.client
         ),
-        Obstacle::LabelTaken(holder) => {
-            format!("client {:?} has that label: nothing was changed. Choose another one", holder.client)
-        }
+        Obstacle::LabelTaken(holder) => return naming::taken(holder),
+        Obstacle::Leaving => unreachable!("it was told before"),
     };
     refusal(TAKEN, message)
 }

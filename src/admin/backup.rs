@@ -1,6 +1,6 @@
 //! `backup` and `verify-backup`.
 
-use super::columns::{moment, size};
+use super::columns::{moment, plural, size};
 use super::desk::{Desk, now};
 use super::progress::Progress;
 use super::{DAMAGED, FAILURE, Format, NEWER, NOT_PERMITTED, Output, Refusal, USAGE, refusal};
@@ -138,7 +138,6 @@ fn standard_output() -> Result<File, Refusal> {
 
 pub fn holds(summary: &Summary) -> String {
     let counts = &summary.counts;
-    let plural = |count: u64, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
     format!(
         "{}, {}, {}",
         plural(counts.clients, "client"),

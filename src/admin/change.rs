@@ -1,19 +1,22 @@
 //! The verbs that change or remove a client that exists.
 
-use super::columns::size;
+use super::columns::{plural, size};
 use super::desk::Desk;
 use super::list::{Shown, word};
-use super::{Output, Refusal, USAGE, failed, naming, refusal};
+use super::progress::Progress;
+use super::{NO_CLIENT, Output, Refusal, USAGE, failed, naming, refusal};
 use crate::config::Declared;
 use crate::protocol::{ClientId, State};
 use crate::storage;
-use crate::storage::registry::{Entry, Writer};
+use crate::storage::registry::{Entry, Removal, Writer};
+use crate::upkeep::removal;
+use serde_json::json;
 
 pub fn label(desk: &Desk, name: &str, label: Option<&str>) -> Result<Output, Refusal> {
     if let Some(label) = label {
         naming::check_label(label)?;
     }
-    let client = naming::find(desk.registry(), name)?.client;
+    let client = naming::find_staying(desk.registry(), name)?.client;
     let obstacle = desk.change("label-client", client, label.unwrap_or_default(), |writer| {
         if naming::by_id(writer, client)?.is_none() {
             return Ok(Some(naming::gone(name)));
@@ -59,15 +62,18 @@ pub fn resume(desk: &Desk, name: &str) -> Result<Output, Refusal> {
 }
 
 fn set_state(desk: &Desk, name: &str, action: &str, state: State, words: &str) -> Result<Output, Refusal> {
-    let client = naming::find(desk.registry(), name)?.client;
+    let client = naming::find_staying(desk.registry(), name)?.client;
     amend(desk, name, action, client, "", |writer| writer.set_state(client, state))?;
     let text = format!("Client {client:?} is {}: {words}.\n", word(state));
     Ok(Output::new(text, &Shown::of(&entry(desk, client, name)?)))
 }
 
 pub fn remove(desk: &Desk, name: &str, yes: bool) -> Result<Output, Refusal> {
+    if let Some(client) = leftover(desk, name)? {
+        return remove_leftover(desk, client, yes);
+    }
     let words = "the client, with its label and its devices";
-    let entry = destroy(desk, name, yes, "remove-client", words, |writer, client| writer.remove(client))?;
+    let entry = destroy(desk, name, yes, words, Removal::Client)?;
     let text = format!("Client {:?} is removed, and {} with it.\n", entry.client, holdings(&entry));
     let mut output = Output::new(text, &Shown::of(&entry));
     if desk.config.clients.iter().any(|declared| declared.client == entry.client) {
@@ -87,9 +93,48 @@ pub fn remove(desk: &Desk, name: &str, yes: bool) -> Result<Output, Refusal> {
     Ok(output)
 }
 
+/// The client whose whole ID this is, where it does not exist but something of it does.
+fn leftover(desk: &Desk, name: &str) -> Result<Option<ClientId>, Refusal> {
+    let Some(client) = ClientId::parse(name) else { return Ok(None) };
+    if desk.registry().consulting(|reader| naming::by_id(reader, client)).map_err(failed)?.is_some() {
+        return Ok(None);
+    }
+    let holders = desk.upkeep().holders().map_err(failed)?;
+    Ok(holders.iter().any(|holder| holder.client == client).then_some(client))
+}
+
+fn remove_leftover(desk: &Desk, client: ClientId, yes: bool) -> Result<Output, Refusal> {
+    let left = desk.upkeep().chain(client).map_err(failed)?;
+    let bytes = left.links.iter().map(|link| link.bytes).sum();
+    let holds = format!("{} ({})", plural(left.links.len() as u64, "version"), size(bytes));
+    if !yes {
+        let message = format!(
+            "client {client:?} does not exist, and remove-client removes what is left of it: {holds}. Nothing was \
+             changed: if this may be needed again, `sync-server admin backup FILE` keeps it; then say --yes"
+        );
+        return Err(refusal(USAGE, message));
+    }
+    let mut is_done = false;
+    let obstacle = desk.change("remove-client", client, &holds, |writer| {
+        if naming::by_id(writer, client)?.is_some() {
+            let message = format!("client {client:?} is back: nothing was changed");
+            return Ok(Some(refusal(NO_CLIENT, message)));
+        }
+        is_done = removal::begin(writer, client, Removal::Client)?;
+        Ok(None)
+    })?;
+    match obstacle {
+        Some(refusal) => return Err(refusal),
+        None if !is_done => carry_on(desk, client, left.links.len() as u64)?,
+        None => {}
+    }
+    let text = format!("What was left of client {client:?} is removed: {holds}.\n");
+    Ok(Output::new(text, &json!({ "client_id": client.uuid().to_string(), "bytes": bytes })))
+}
+
 pub fn reset(desk: &Desk, name: &str, yes: bool) -> Result<Output, Refusal> {
     let words = "its history; the client stays";
-    let entry = destroy(desk, name, yes, "reset-client", words, |writer, client| writer.reset(client))?;
+    let entry = destroy(desk, name, yes, words, Removal::History)?;
     let text = format!(
         "The history of client {:?} is empty: {} are gone.\n\n{AFTER_RESET}",
         entry.client,
@@ -108,28 +153,60 @@ What to do on the devices:
    anew. `task import` brings in what is missing.
 ";
 
-/// Does what cannot be undone, if `yes`, and returns the client as it was.
-fn destroy(
-    desk: &Desk,
-    name: &str,
-    yes: bool,
-    action: &str,
-    what: &str,
-    work: impl Fn(&mut dyn Writer, ClientId) -> storage::Result<()>,
-) -> Result<Entry, Refusal> {
+/// Removes what cannot be brought back, if `yes`, and returns the client as it was.
+fn destroy(desk: &Desk, name: &str, yes: bool, what: &str, removal: Removal) -> Result<Entry, Refusal> {
     let client = naming::find(desk.registry(), name)?.client;
     let entry = entry(desk, client, name)?;
     if !yes {
         let message = format!(
-            "{action} removes {what}. Client {client:?}{} holds {}. Nothing was changed: if this may be needed \
+            "{} removes {what}. Client {client:?}{} holds {}. Nothing was changed: if this may be needed \
              again, `sync-server admin backup FILE` keeps it; then say --yes",
+            action(removal),
             entry.label.as_ref().map_or(String::new(), |label| format!(" ({label})")),
             holdings(&entry)
         );
         return Err(refusal(USAGE, message));
     }
-    amend(desk, name, action, client, &holdings(&entry), |writer| work(writer, client))?;
+    let mut is_done = false;
+    let obstacle = desk.change(action(removal), client, &holdings(&entry), |writer| {
+        if naming::by_id(writer, client)?.is_none() {
+            return Ok(Some(naming::gone(name)));
+        }
+        is_done = removal::begin(writer, client, removal)?;
+        Ok(None)
+    })?;
+    match obstacle {
+        Some(refusal) => return Err(refusal),
+        None if !is_done => carry_on(desk, client, entry.versions)?,
+        None => {}
+    }
     Ok(entry)
+}
+
+fn action(removal: Removal) -> &'static str {
+    match removal {
+        Removal::Client => "remove-client",
+        Removal::History => "reset-client",
+    }
+}
+
+/// Does the rest of a removal, of some versions more or less.
+fn carry_on(desk: &Desk, client: ClientId, versions: u64) -> Result<(), Refusal> {
+    let mut progress = Progress::start("removing versions", Some(versions), desk.format);
+    let done = removal::carry_on(desk.database(), client, desk.pace(), &mut |more| {
+        progress.advance(more);
+        true
+    });
+    progress.finish();
+    done.map(|_| ()).map_err(|error| {
+        let error = failed(error);
+        let message = format!(
+            "{}. Not all of client {client:?} is removed, and it is refused meanwhile: the running server goes on with it, \
+             and so does the same command",
+            error.message
+        );
+        Refusal { message, ..error }
+    })
 }
 
 /// Changes a client that is still there.
@@ -151,13 +228,11 @@ fn amend(
 }
 
 fn holdings(entry: &Entry) -> String {
-    let versions =
-        if entry.versions == 1 { "1 version".to_owned() } else { format!("{} versions", entry.versions) };
     let snapshot = match entry.snapshot {
         Some(_) => format!("a snapshot ({})", size(entry.snapshot_bytes)),
         None => "no snapshot".to_owned(),
     };
-    format!("{versions} ({}) and {snapshot}", size(entry.bytes))
+    format!("{} ({}) and {snapshot}", plural(entry.versions, "version"), size(entry.bytes))
 }
 
 fn entry(desk: &Desk, client: ClientId, name: &str) -> Result<Entry, Refusal> {

@@ -27,6 +27,11 @@ pub fn size(bytes: u64) -> String {
     ByteSize::b(bytes).display().iec().to_string()
 }
 
+/// A number of things: `1 client`, `2 clients`.
+pub fn plural(count: u64, one: &str) -> String {
+    format!("{count} {one}{}", if count == 1 { "" } else { "s" })
+}
+
 /// How long ago, in one unit: `3 days`.
 pub fn age(at: i64, now: i64) -> String {
     let seconds = now.saturating_sub(at).max(0);
@@ -36,7 +41,7 @@ pub fn age(at: i64, now: i64) -> String {
         3_600..86_400 => (seconds / 3_600, "hour"),
         _ => (seconds / 86_400, "day"),
     };
-    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+    plural(count.unsigned_abs(), unit)
 }
 
 /// The moment as RFC 3339 has it, in UTC.

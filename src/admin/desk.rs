@@ -11,6 +11,8 @@ use crate::storage::lock::DirectoryLock;
 use crate::storage::owner::quoted;
 use crate::storage::registry::{Event, Registry, Writer};
 use crate::storage::sqlite::FILE_NAME;
+use crate::storage::upkeep::Upkeep;
+use crate::upkeep::Pace;
 use rustix::fs::{Access, AtFlags, CWD, Mode, RenameFlags, accessat, renameat_with};
 use std::fs::DirBuilder;
 use std::io::ErrorKind;
@@ -73,16 +75,46 @@ impl<'a> Desk<'a> {
         &*self.storage
     }
 
+    /// How the database is.
+    pub fn upkeep(&self) -> &dyn Upkeep {
+        &*self.storage
+    }
+
+    /// The database as a whole.
+    pub fn database(&self) -> &dyn Database {
+        &*self.storage
+    }
+
+    /// How much time is left to others in what takes many steps.
+    pub fn pace(&self) -> Pace {
+        if control::is_there(&self.data_dir, self.environment) { Pace::Beside } else { Pace::Alone }
+    }
+
+    /// Where the database is.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Something that the user who asked does now, and that is not about one client.
+    pub fn event(&self, action: &str) -> Event {
+        event(&self.user, action, None, "")
+    }
+
     /// Records something that is not about one client, and tells the running server.
     pub fn record(&self, action: &str, detail: &str) -> Result<(), Refusal> {
         let event = event(&self.user, action, None, detail);
         self.registry().amending(|writer| writer.record(&event)).map_err(failed)?;
+        self.tell(action, detail);
+        Ok(())
+    }
+
+    /// Tells the running server, if there is one, so that its log has it too.
+    pub fn tell(&self, action: &str, detail: &str) {
         control::note(
             &self.data_dir,
             self.environment,
             &format!("operator {}: {action} ({detail})", self.user),
         );
-        Ok(())
     }
 
     /// Changes something about one client and records it, in one transaction; then tells the

@@ -36,7 +36,7 @@ enum Obstacle {
 
 pub fn add(desk: &Desk, name: &str, device: &str) -> Result<Output, Refusal> {
     check_name(device)?;
-    let client = naming::find(desk.registry(), name)?.client;
+    let client = naming::find_staying(desk.registry(), name)?.client;
     let token = secret::token()?;
     let hash = Hash::of(&token);
     let mut is_first = false;
@@ -114,7 +114,7 @@ pub fn list(desk: &Desk, name: &str) -> Result<Output, Refusal> {
 }
 
 pub fn remove(desk: &Desk, name: &str, device: &str, yes: bool) -> Result<Output, Refusal> {
-    let client = naming::find(desk.registry(), name)?.client;
+    let client = naming::find_staying(desk.registry(), name)?.client;
     let opens = !desk.config.require_device;
     let mut left = Vec::new();
     let mut removed = None;

@@ -69,6 +69,7 @@ pub fn word(state: State) -> &'static str {
     match state {
         State::Active => "active",
         State::Suspended => "suspended",
+        State::Leaving => "leaving",
     }
 }
 
@@ -160,7 +161,7 @@ fn facts(entry: &Entry, first: Option<(VersionId, VersionId)>, devices: &[Device
     if let Some((first, parent)) = first {
         lines.push(("first version", first.to_string()));
         if parent != VersionId::NIL {
-            lines.push(("follows", format!("{parent}, which this server never had")));
+            lines.push(("follows", format!("{parent}, which this server does not have")));
         }
         lines.push(("latest version", entry.latest.to_string()));
     }

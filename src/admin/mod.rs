@@ -9,15 +9,18 @@ mod audit;
 mod backup;
 mod cert;
 mod change;
+mod check;
 mod columns;
 mod desk;
 mod devices;
 mod list;
 mod naming;
 mod progress;
+mod prune;
 mod restore;
 mod secret;
 mod settings;
+mod stats;
 mod user;
 
 use crate::config::{Config, Environment};
@@ -64,6 +67,12 @@ pub enum Verb {
     Restore { file: String, yes: bool },
     /// Look at the certificate, or get another one.
     Cert(Cert),
+    /// Look whether everything that the database holds is whole.
+    Check,
+    /// Say how much there is, and how much room it takes.
+    Stats,
+    /// Remove old versions that a snapshot covers, or only say which.
+    Prune { dry_run: bool },
     /// List what operators changed.
     Audit { client: Option<String>, limit: usize },
 }
@@ -163,12 +172,14 @@ struct Output {
     warnings: Vec<String>,
     /// Whether all of this goes to standard error, for standard output has something else.
     aside: bool,
+    /// 0, unless what was found is to be told from what should be.
+    exit_code: u8,
 }
 
 impl Output {
     fn new(text: String, json: &impl Serialize) -> Output {
         let json = serde_json::to_string_pretty(json).expect("plain values are always JSON");
-        Output { text, json: format!("{json}\n"), warnings: Vec::new(), aside: false }
+        Output { text, json: format!("{json}\n"), warnings: Vec::new(), aside: false, exit_code: 0 }
     }
 }
 
@@ -207,7 +218,7 @@ fn tell(outcome: Result<Output, Refusal>, database: Option<&Path>, format: Forma
             } else {
                 print(text)
             }
-            0
+            output.exit_code
         }
         Err(refusal) => {
             complain(&refusal.message, database, format);
@@ -255,6 +266,9 @@ fn act(desk: &Desk, verb: &Verb) -> Result<Output, Refusal> {
         Verb::VerifyBackup { .. } | Verb::Restore { .. } | Verb::Cert(_) => {
             unreachable!("it was done before")
         }
+        Verb::Check => check::run(desk),
+        Verb::Stats => stats::show(desk),
+        Verb::Prune { dry_run } => prune::prune(desk, *dry_run),
         Verb::Audit { client, limit } => audit::list(desk, client.as_deref(), *limit),
     }
 }

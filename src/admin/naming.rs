@@ -1,6 +1,6 @@
 //! Clients by their names: an ID, an unambiguous beginning of one, or a label.
 
-use super::{NO_CLIENT, Refusal, TAKEN, USAGE, failed, refusal};
+use super::{IN_USE, NO_CLIENT, Refusal, TAKEN, USAGE, failed, refusal};
 use crate::config;
 use crate::protocol::ClientId;
 use crate::storage;
@@ -18,6 +18,22 @@ pub fn find(registry: &dyn Registry, name: &str) -> Result<Match, Refusal> {
     registry
         .consulting(|reader| Ok(choose(reader.search(&canonical(name), LISTED + 1)?, name)))
         .map_err(failed)?
+}
+
+/// The client that answers to a name and is not on its way out.
+pub fn find_staying(registry: &dyn Registry, name: &str) -> Result<Match, Refusal> {
+    let found = find(registry, name)?;
+    let leaving = registry.consulting(|reader| reader.leaving()).map_err(failed)?;
+    if leaving.contains(&found.client) { Err(leaving_now(found.client)) } else { Ok(found) }
+}
+
+/// A client that, or whose history, is being removed.
+pub fn leaving_now(client: ClientId) -> Refusal {
+    let message = format!(
+        "client {client:?} is being removed just now, or its history is: nothing was changed. Wait for the end; where \
+         that was interrupted and no server runs, `sync-server admin remove-client` or `reset-client` goes on with it"
+    );
+    refusal(IN_USE, message)
 }
 
 /// Who has this label.

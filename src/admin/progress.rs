@@ -61,6 +61,12 @@ impl Progress {
         self
     }
 
+    /// So much more of so much is done.
+    pub fn advance_of(&mut self, more: u64, of: u64) {
+        self.total = Some(of);
+        self.advance(more);
+    }
+
     /// So much more is done.
     pub fn advance(&mut self, more: u64) {
         self.done += more;
@@ -107,6 +113,9 @@ impl Progress {
         let amount = |amount| if self.bytes { size(amount) } else { amount.to_string() };
         let done = amount(self.done);
         let Some(total) = self.total.filter(|total| *total > 0) else {
+            if self.done == 0 {
+                return format!("{}: {} s", self.label, self.begun.elapsed().as_secs());
+            }
             return format!("{}: {done} after {} s", self.label, self.begun.elapsed().as_secs());
         };
         // What is measured beforehand may have grown meanwhile.

@@ -37,6 +37,7 @@
 //! Times are in seconds since 1970. The nil UUID stands for "no version". A program that meets a
 //! higher format number, or a kind that it does not know, refuses the file.
 
+mod digest;
 mod fields;
 mod flaw;
 mod read;

@@ -1,14 +1,14 @@
 //! Records into bytes.
 
+use super::digest::Digest;
 use super::{BLOCK, Counts, END, FORMAT, Head, MAGIC, Summary, fields};
 use crate::storage::contents::Record;
-use ring::digest::{Context, SHA256};
 use std::io::{Result, Write};
 
 /// Writes a backup. What is written is one only after [`Writer::finish`].
 pub struct Writer<W> {
     out: W,
-    digest: Context,
+    digest: Digest,
     bytes: u64,
     counts: Counts,
     /// The block that is being filled.
@@ -22,7 +22,7 @@ impl<W: Write> Writer<W> {
     pub fn new(out: W, head: &Head) -> Result<Writer<W>> {
         let mut writer = Writer {
             out,
-            digest: Context::new(&SHA256),
+            digest: Digest::new(),
             bytes: 0,
             counts: Counts::default(),
             block: Vec::with_capacity(BLOCK),
@@ -48,8 +48,7 @@ impl<W: Write> Writer<W> {
         self.put_fields(END, &[])?;
         self.end_block()?;
         self.write(&0_u32.to_le_bytes())?;
-        let mut digest = [0; 32];
-        digest.copy_from_slice(self.digest.finish().as_ref());
+        let digest = self.digest.finish();
         self.out.write_all(&digest)?;
         let bytes = self.bytes + digest.len() as u64;
         Ok((self.out, Summary { counts: self.counts, bytes, digest }))

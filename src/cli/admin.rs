@@ -22,6 +22,7 @@ pub fn command() -> Command {
         .subcommands(changing())
         .subcommands(devices())
         .subcommands(keeping())
+        .subcommands(overseeing())
         .subcommand(certificate())
 }
 
@@ -119,6 +120,17 @@ fn certificate() -> Command {
         )
 }
 
+fn overseeing() -> [Command; 3] {
+    [
+        Command::new("check")
+            .about("Look whether the database and every client's history are whole; exits with 0 or 1"),
+        Command::new("prune")
+            .about("Remove versions that are older than retention_days and covered by a snapshot")
+            .arg(flag("dry-run", "Only say what would be removed")),
+        Command::new("stats").about("Say how much there is, and how much room it takes"),
+    ]
+}
+
 fn client() -> Arg {
     Arg::new("CLIENT").required(true).help("An ID, an unambiguous beginning of one, or a label")
 }
@@ -169,6 +181,9 @@ pub fn verb(name: &str, matches: &ArgMatches) -> Verb {
             Some("test") => Cert::Test,
             _ => Cert::Status,
         }),
+        "check" => Verb::Check,
+        "prune" => Verb::Prune { dry_run: matches.get_flag("dry-run") },
+        "stats" => Verb::Stats,
         "audit" => {
             let limit = matches.get_one::<u32>("limit").copied().unwrap_or(u32::MAX);
             Verb::Audit { client: text("CLIENT"), limit: limit as usize }

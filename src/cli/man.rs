@@ -162,7 +162,10 @@ fn verbs(roff: &mut Roff, _: &Command) {
         roff,
         &[
             (0, "It was done."),
-            (operators::FAILURE, "It was understood and did not work."),
+            (
+                operators::FAILURE,
+                "It was understood and did not work, or what was looked at is not as it should be.",
+            ),
             (operators::USAGE, "The command line is wrong, or what destroys was asked for without --yes."),
             (operators::NO_CLIENT, "No client, or several, answer to that name."),
             (operators::TAKEN, "What was to be made exists: the client, or another one with that label."),

@@ -211,9 +211,9 @@ mod tests {
         let config = of([("ACME_DOMAIN", "a.b"), ("ACME_CHALLENGE", "tls-alpn-01")]).unwrap();
         assert_eq!((config.listen, config.http_listen), (tcp("*:443"), vec![]));
         // What an image has for everyone is a default.
-        let config = of([("ACME_DOMAIN", "a.b"), ("LISTEN_DEFAULT", "0.0.0.0:8080")]).unwrap();
+        let config = of([("ACME_DOMAIN", "a.b"), ("SYNC_SERVER_DEFAULT_LISTEN", "0.0.0.0:8080")]).unwrap();
         assert_eq!(config.listen, tcp("*:443"));
-        assert_eq!(of([("LISTEN_DEFAULT", "0.0.0.0:8080")]).unwrap().listen, tcp("0.0.0.0:8080"));
+        assert_eq!(of([("SYNC_SERVER_DEFAULT_LISTEN", "0.0.0.0:8080")]).unwrap().listen, tcp("0.0.0.0:8080"));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod acme;
 mod declared;
 pub mod file;
+mod networks;
 pub mod place;
 pub mod render;
 mod resolve;
@@ -18,6 +19,7 @@ mod warning;
 
 pub use acme::{Acme, Challenge};
 pub use declared::Declared;
+pub use networks::{Networks, Proxies};
 pub use resolve::{Effective, Resolved, resolve};
 pub use source::{Flags, Origin, Secret, Sources};
 pub use value::label;
@@ -44,6 +46,10 @@ pub struct Config {
     pub base_path: String,
     /// The URL that clients use, where the operator named it; ends with `/`.
     pub public_url: Option<String>,
+    /// The proxies that are believed.
+    pub trusted_proxies: Proxies,
+    /// How they tell who is behind them.
+    pub real_address: RealAddress,
     /// The operator's own certificate.
     pub tls: Tls,
     /// Certificates that the server gets by itself, instead.
@@ -68,6 +74,8 @@ pub struct Config {
     pub migration: Migration,
     /// Backups that are made by themselves.
     pub backup: Backup,
+    /// After how many days versions that a snapshot covers are removed; `None`: never.
+    pub retention_days: Option<u32>,
     /// Whether to go into the background.
     pub daemonize: bool,
     /// The file that holds the background process' ID.
@@ -123,6 +131,18 @@ impl Endpoint {
             }
         }
     }
+}
+
+/// How a proxy tells who is behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RealAddress {
+    /// By the header X-Forwarded-For.
+    #[default]
+    XForwardedFor,
+    /// By the header Forwarded of RFC 7239.
+    Forwarded,
+    /// By a header of the PROXY protocol, with which each connection begins.
+    ProxyProtocol,
 }
 
 /// The operator's own certificate: PEM files, absolute. With the first two every TCP listener speaks

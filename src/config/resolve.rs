@@ -3,16 +3,16 @@
 use super::file::{self, Content, Found};
 use super::setting::{Setting, Shape};
 use super::source::{Origin, Sources};
-use super::{Acme, Backup, Config, Limits, Log, LogFormat, Migration, Tls};
+use super::{Acme, Backup, Config, Limits, Log, LogFormat, Migration, Proxies, RealAddress, Tls};
 use super::{acme, table, warning};
 use crate::protocol::SnapshotPolicy;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-/// The variable by which an image says where to listen if nobody else does. LISTEN would be the operator's
-/// word, and count where a certificate makes other ports the natural ones.
-const DEFAULT_LISTEN: &str = "LISTEN_DEFAULT";
+/// What the variables begin with that hold an image's own defaults, which count less than anything that an
+/// operator says: a plain LISTEN in the image would silence the one in an operator's configuration file.
+const PACKAGED: &str = "SYNC_SERVER_DEFAULT_";
 
 /// A configuration and how it came about.
 #[derive(Clone, Debug)]
@@ -97,6 +97,8 @@ fn blank() -> Config {
         http_listen: Vec::new(),
         base_path: String::new(),
         public_url: None,
+        trusted_proxies: Proxies::default(),
+        real_address: RealAddress::default(),
         tls: Tls::default(),
         acme: Acme::default(),
         data_dir: None,
@@ -118,6 +120,7 @@ fn blank() -> Config {
         log: Log { level: String::new(), format: LogFormat::Text, file: None },
         migration: Migration { copy: false, copy_dir: None },
         backup: Backup::default(),
+        retention_days: None,
         daemonize: false,
         pid_file: None,
         warnings: Vec::new(),
@@ -144,11 +147,8 @@ fn pick(
         };
         return Ok((Origin::File(file.path.clone(), found.line), texts));
     }
-    let default = match setting.key {
-        "listen" => sources.environment.var(DEFAULT_LISTEN).or(setting.default),
-        _ => setting.default,
-    };
-    let texts = default.map_or_else(Vec::new, |default| split(setting, default));
+    let packaged = sources.environment.var(&format!("{PACKAGED}{}", setting.variable()));
+    let texts = packaged.or(setting.default).map_or_else(Vec::new, |default| split(setting, default));
     Ok((Origin::Default, texts))
 }
 
@@ -338,6 +338,19 @@ mod tests {
             [problem] => problem.clone(),
             problems => panic!("{problems:#?}"),
         }
+    }
+
+    #[test]
+    fn an_image_replaces_defaults_and_nothing_else() {
+        let image =
+            [("SYNC_SERVER_DEFAULT_LISTEN", "0.0.0.0:8080"), ("SYNC_SERVER_DEFAULT_DATA_DIR", "/data")];
+        let resolved = of_environment(image).expect("all is well");
+        assert_eq!(resolved.config.listen, [Endpoint::Tcp("0.0.0.0:8080".to_owned())]);
+        assert_eq!(resolved.config.data_dir, Some("/data".into()));
+        assert!(resolved.effective.iter().all(|effective| effective.origin == Origin::Default));
+        let file = Some(file("listen = [\"localhost:1\"]"));
+        let resolved = resolve(&Sources { environment: image.into(), file, ..Sources::default() });
+        assert_eq!(resolved.expect("all is well").config.listen, [Endpoint::Tcp("localhost:1".to_owned())]);
     }
 
     #[test]

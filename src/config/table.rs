@@ -2,7 +2,7 @@
 
 use super::setting::{Kind, Names, Setting, Shape};
 use super::value::{self, Parsed};
-use super::{LogFormat, acme};
+use super::{LogFormat, RealAddress, acme};
 
 const DERIVED: Names = Names { short: None, long: None, variable: None, alias: None };
 
@@ -31,6 +31,9 @@ static PATH: Kind = Kind { names_file: true, ..kind("PATH", "a path") };
 static SIZE: Kind = kind("SIZE", "a size such as 100MiB");
 static TIME: Kind = kind("TIME", "a time such as 30s, 5m or 500ms");
 static INTERVAL: Kind = kind("TIME", "a time such as 24h or 7days");
+static PROXIES: Kind =
+    Kind { shape: Shape::List, ..kind("ADDRESS", "an address, a network such as 10.0.0.0/8, or unix") };
+static REAL_ADDRESS: Kind = kind("HEADER", "x-forwarded-for, forwarded or proxy-protocol");
 static URL_PATH: Kind = kind("PATH", "a path such as /tasks/");
 static URL: Kind = kind("URL", "a URL such as https://tasks.example.org/");
 static LEVELS: Kind = kind(
@@ -94,7 +97,7 @@ pub static TABLE: &[Setting] = &[
                unix:/path; *:8080 is every address of this machine; several are separated by commas. With \
                tls.cert or acme.domain these are the HTTPS addresses. Beyond this machine use TLS, here or in front \
                of it, and decide who may use the server: see client_id and create_clients. With acme.domain the \
-               default is *:443; the variable LISTEN_DEFAULT, meant for images, is another default.",
+               default is *:443.",
         set: |config, text, cwd| push(&mut config.listen, value::endpoint(text, cwd)),
         ..PLAIN
     },
@@ -132,6 +135,40 @@ pub static TABLE: &[Setting] = &[
         doc: "The URL that clients use",
         long: "What the server prints for people who set up Taskwarrior. Needed where a proxy stands in front.",
         set: |config, text, _| put_some(&mut config.public_url, value::url(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "trusted_proxies",
+        section: NETWORK,
+        kind: &PROXIES,
+        unset: "none",
+        example: "127.0.0.1",
+        doc: "The proxies that are believed when they name a client's address",
+        long: "Addresses and networks, and the word unix for whoever comes by a unix socket. The address that such a \
+               proxy names is the one that is logged and counted; without this all who are behind a proxy look like \
+               one. Never name a network from which clients come by themselves: they could call themselves anything.",
+        set: |config, text, _| config.trusted_proxies.add(text),
+        ..PLAIN
+    },
+    Setting {
+        key: "real_address",
+        section: NETWORK,
+        kind: &REAL_ADDRESS,
+        default: Some("x-forwarded-for"),
+        doc: "How trusted proxies name a client's address",
+        long: "By the header X-Forwarded-For, the header Forwarded (RFC 7239), or the PROXY protocol, version 1 or 2. \
+               The last address that is no trusted proxy's counts. With proxy-protocol every connection of a trusted \
+               proxy must begin with that header, before TLS too, and `sync-server healthcheck` sends one where its \
+               own address is trusted.",
+        set: |config, text, _| {
+            config.real_address = match text {
+                "x-forwarded-for" => RealAddress::XForwardedFor,
+                "forwarded" => RealAddress::Forwarded,
+                "proxy-protocol" => RealAddress::ProxyProtocol,
+                _ => return Err("is no such header".to_owned()),
+            };
+            Ok(text.to_owned())
+        },
         ..PLAIN
     },
     Setting {
@@ -297,6 +334,19 @@ pub static TABLE: &[Setting] = &[
         doc: "Ask for a new snapshot after this many days",
         long: "Urgently after one and a half times as many.",
         set: |config, text, _| put(&mut config.snapshot.days, value::number(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "retention_days",
+        section: SNAPSHOTS,
+        kind: &NUMBER,
+        unset: "none: versions are kept forever",
+        example: "180",
+        doc: "Remove versions that are older than so many days and covered by a snapshot",
+        long: "At least 30. The server does it by itself at quiet times, once a day and a little at a time, and `sync-server \
+               admin prune` at once. A device that was away for longer cannot sync any more: it gets 410 and must be \
+               set up anew.",
+        set: |config, text, _| put_some(&mut config.retention_days, value::retention(text)),
         ..PLAIN
     },
     Setting {

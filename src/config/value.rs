@@ -175,6 +175,23 @@ pub fn count(text: &str) -> Parsed<usize> {
     }
 }
 
+/// Days that versions are kept at least: a device may be away for a month.
+const SHORTEST_RETENTION: u32 = 30;
+
+/// Days that versions are kept at most: a century.
+const LONGEST_RETENTION: u32 = 36_500;
+
+/// A number of days after which old versions may go.
+pub fn retention(text: &str) -> Parsed<u32> {
+    match u32::from_str(text) {
+        Ok(days) if (SHORTEST_RETENTION..=LONGEST_RETENTION).contains(&days) => Ok((days, days.to_string())),
+        Ok(days) if days < SHORTEST_RETENTION => Err(format!(
+            "is less than {SHORTEST_RETENTION}: devices that were away for longer could not sync any more"
+        )),
+        _ => Err(format!("is not a whole number of days from {SHORTEST_RETENTION} to {LONGEST_RETENTION}")),
+    }
+}
+
 /// A size in bytes: `100MiB`, `1GB`, `4096`.
 pub fn size(text: &str) -> Parsed<usize> {
     let bytes = bytesize::ByteSize::from_str(text).map_err(|_| "is not a size".to_owned())?.as_u64();
@@ -330,6 +347,14 @@ mod tests {
         assert_eq!(duration_or_none("0s").expect("a time").0, Duration::ZERO);
         for text in ["", "30", "0s", "2days", "-1s", "99999999999999999999years"] {
             duration(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn a_retention_is_a_month_at_least() {
+        assert_eq!(retention("30"), Ok((30, "30".to_owned())));
+        for text in ["", "0", "29", "-1", "30d", "36501", "99999999999"] {
+            retention(text).expect_err(text);
         }
     }
 

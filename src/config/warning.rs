@@ -22,6 +22,7 @@ pub fn warnings(config: &Config, sources: &Sources, effective: &[Effective]) -> 
         warnings.extend(exposure(setting, origin, sources));
     }
     warnings.extend(declared(config, sources));
+    warnings.extend(belief(config, effective));
     if config.limits.body < 2 << 20 {
         warnings.push(
             "body.limit: clients send versions of 1 MB and larger snapshots, and fail where one is \
@@ -40,6 +41,23 @@ pub fn warnings(config: &Config, sources: &Sources, effective: &[Effective]) -> 
         warnings.push("pid_file: it is written only where daemonize is true; leave it out".to_owned());
     }
     warnings
+}
+
+/// What is amiss with the proxies that are believed.
+fn belief(config: &Config, effective: &[Effective]) -> Option<String> {
+    let origin =
+        |key| effective.iter().find(|effective| effective.setting.key == key).map(|found| &found.origin);
+    if config.trusted_proxies.have_all() {
+        return Some(format!(
+            "trusted_proxies ({}): everybody is believed, so everybody can choose the address that is logged and \
+             counted; name your proxies only",
+            origin("trusted_proxies")?
+        ));
+    }
+    let given = origin("real_address").filter(|origin| **origin != Origin::Default)?;
+    config.trusted_proxies.are_none().then(|| {
+        format!("real_address ({given}): of no use without trusted_proxies, which says whom to believe; give that as well")
+    })
 }
 
 /// What is amiss with the clients that the file declares.
@@ -131,6 +149,9 @@ mod tests {
         assert!(of_environment([("BODY_LIMIT", "1MiB")]).contains("body.limit"));
         assert!(of_environment([("IDLE_TIMEOUT", "60s")]).contains("idle.timeout"));
         assert!(of_environment([("PID_FILE", "/run/s.pid")]).contains("pid_file"));
+        assert!(of_environment([("REAL_ADDRESS", "forwarded")]).contains("trusted_proxies"));
+        assert_eq!(of_environment([("REAL_ADDRESS", "forwarded"), ("TRUSTED_PROXIES", "unix")]), "");
+        assert!(of_environment([("TRUSTED_PROXIES", "::/0")]).contains("everybody"));
     }
 
     #[test]

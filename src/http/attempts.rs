@@ -4,9 +4,8 @@
 //! the one before, and where too many of an address wait already, the rest is turned away. Valid
 //! credentials are never asked about here, so nobody can lock out a device by guessing beside it.
 
-use super::Peer;
+use crate::peer::Source;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 /// Wrong attempts of an address that are answered at once.
@@ -26,34 +25,6 @@ const ADDRESSES: usize = 4096;
 
 /// How long nothing more is said of one address.
 const SAID: Duration = Duration::from_secs(60);
-
-/// An address as attempts are counted: IPv6 by the network of 64 bits, all of which is one household's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Source(IpAddr);
-
-impl Source {
-    /// The address that counts for this peer; `None` for this machine and the networks around it, where a
-    /// proxy may be behind which all have one address.
-    pub fn of(peer: Peer) -> Option<Source> {
-        let Peer::Tcp(address) = peer else { return None };
-        match address.ip().to_canonical() {
-            address if is_near(address) => None,
-            IpAddr::V4(address) => Some(Source(address.into())),
-            IpAddr::V6(address) => Some(Source(Ipv6Addr::from(u128::from(address) >> 64 << 64).into())),
-        }
-    }
-}
-
-fn is_near(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(ip) => {
-            // What carriers and virtual private networks hand out.
-            let is_shared = matches!(ip.octets(), [100, 64..128, ..]);
-            ip.is_loopback() || ip.is_private() || ip.is_link_local() || is_shared
-        }
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-    }
-}
 
 /// What happens to a wrong attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,14 +115,10 @@ fn pause(nth: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
-
-    fn source(address: &str) -> Option<Source> {
-        Source::of(Peer::Tcp(format!("{address}:1").parse().expect("an address")))
-    }
+    use std::net::{IpAddr, Ipv4Addr};
 
     fn public(n: u32) -> Option<Source> {
-        Some(Source(Ipv4Addr::from(0x0800_0000 + n).into()))
+        Some(IpAddr::from(Ipv4Addr::from(0x0800_0000 + n)).into())
     }
 
     /// The turns of this many attempts at one moment, none of which waits to its end.
@@ -227,23 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_network_is_one_address_and_a_mapped_one_is_ipv4() {
-        assert_eq!(source("[2001:db8:1:2::1]"), source("[2001:db8:1:2:ffff::9]"));
-        assert_ne!(source("[2001:db8:1:2::1]"), source("[2001:db8:1:3::1]"));
-        assert_eq!(source("[::ffff:192.0.2.7]"), source("192.0.2.7"));
-    }
-
-    #[test]
-    fn who_is_near_never_waits() {
-        let near = ["127.0.0.1", "10.1.2.3", "172.31.0.1", "192.168.0.9", "169.254.1.1", "100.100.1.1"];
-        let near_v6 = ["[::1]", "[fd00::1]", "[fe80::1]", "[::ffff:10.0.0.1]"];
-        for address in near.into_iter().chain(near_v6) {
-            assert_eq!(source(address), None, "{address}");
-        }
-        assert_eq!(Source::of(Peer::Unix), None);
+    fn who_has_no_address_of_its_own_never_waits() {
         assert_eq!(turns(&mut Attempts::default(), None, Instant::now(), 100), [Turn::Now; 100]);
-        for far in ["100.128.0.1", "172.32.0.1", "8.8.8.8", "[2001:db8::1]", "[::ffff:8.8.8.8]"] {
-            assert!(source(far).is_some(), "{far}");
-        }
     }
 }

@@ -4,12 +4,13 @@ use super::decode::{self, Decoder, Encoded, Step};
 use super::memory::{Exhausted, Memory, Reservation, SMALL};
 use super::timed::{Phase, Progress};
 use super::wire::{Coding, Problem};
+use crate::workers::Pieces;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use std::convert::Infallible;
+use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 const MIB: usize = 1024 * 1024;
 
@@ -218,24 +219,57 @@ fn finish(mut body: Vec<u8>, mut reservation: Reservation) -> Result<Collected, 
     Ok((body, reservation))
 }
 
-/// A response's body: whole, with the memory that it is in, handed out in slices.
+/// A response's body with the memory that it is in: whole and handed out in slices, or as it comes.
 ///
 /// When it is dropped, all of it is with the connection, and the next request may come.
 pub struct Reply {
     rest: Bytes,
+    /// How many bytes are still to come, and from where.
+    poured: Option<(usize, Pieces)>,
+    /// The memory of what is poured.
+    _reservation: Option<Reservation>,
     progress: Arc<Progress>,
 }
 
+/// What was poured ended before its announced length.
+#[derive(Debug)]
+pub struct Short;
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a body ended before its announced length")
+    }
+}
+
+impl std::error::Error for Short {}
+
 impl Reply {
     /// The reservation is given back once the last slice has been written or the connection is gone.
-    pub fn new(body: Vec<u8>, reservation: Option<Reservation>, progress: Arc<Progress>) -> Reply {
-        let rest = match reservation {
-            Some(reservation) if !body.is_empty() => {
-                Bytes::from_owner(Owned { body, _reservation: reservation })
-            }
-            _ => Bytes::from(body),
+    pub fn new(
+        body: Vec<u8>,
+        poured: Option<(usize, Pieces)>,
+        mut reservation: Option<Reservation>,
+        progress: Arc<Progress>,
+    ) -> Reply {
+        let rest = match reservation.take_if(|_| !body.is_empty()) {
+            Some(reservation) => Bytes::from_owner(Owned { body, _reservation: reservation }),
+            None => Bytes::from(body),
         };
-        Reply { rest, progress }
+        Reply { rest, poured, _reservation: reservation, progress }
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Short>>> {
+        let Some((left, pieces)) = &mut self.poured else { return Poll::Ready(None) };
+        if *left == 0 {
+            return Poll::Ready(None);
+        }
+        let piece = ready!(pieces.poll_recv(cx)).filter(|piece| piece.len() <= *left).ok_or(Short);
+        *left -= piece.as_ref().map_or(0, Vec::len);
+        Poll::Ready(Some(piece.map(|piece| Frame::data(Bytes::from(piece)))))
+    }
+
+    fn left(&self) -> usize {
+        self.rest.len() + self.poured.as_ref().map_or(0, |(left, _)| *left)
     }
 }
 
@@ -258,25 +292,25 @@ impl AsRef<[u8]> for Owned {
 
 impl Body for Reply {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Short;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Short>>> {
         if self.rest.is_empty() {
-            return Poll::Ready(None);
+            return self.poll_piece(cx);
         }
         let length = self.rest.len().min(SLICE);
         Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
+        self.left() == 0
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
+        SizeHint::with_exact(self.left() as u64)
     }
 }
 
@@ -285,8 +319,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_poured_reply_ends_with_an_error_where_its_pieces_do_not_make_its_length() {
+        let frames = |pieces: &[usize]| {
+            let (sink, source) = tokio::sync::mpsc::unbounded_channel();
+            pieces.iter().for_each(|len| sink.send(vec![7; *len]).expect("it is taken"));
+            drop(sink);
+            let mut reply = Reply::new(Vec::new(), Some((5, source)), None, Arc::default());
+            assert_eq!(reply.size_hint().exact(), Some(5));
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let (mut frames, mut ended) = (Vec::new(), false);
+            while !ended {
+                let Poll::Ready(frame) = Pin::new(&mut reply).poll_frame(&mut cx) else { break };
+                ended = !matches!(frame, Some(Ok(_)));
+                frames.push(frame.map(|frame| frame.map(|data| data.into_data().expect("data").len()).ok()));
+            }
+            frames
+        };
+        assert_eq!(frames(&[2, 3]), [Some(Some(2)), Some(Some(3)), None]);
+        assert_eq!(frames(&[2]), [Some(Some(2)), Some(None)]);
+        assert_eq!(frames(&[2, 4]), [Some(Some(2)), Some(None)]);
+    }
+
+    #[test]
     fn a_reply_is_handed_out_in_slices_and_knows_its_length() {
-        let mut reply = Reply::new(vec![7; 2 * SLICE + 1], None, Arc::default());
+        let mut reply = Reply::new(vec![7; 2 * SLICE + 1], None, None, Arc::default());
         assert_eq!(reply.size_hint().exact(), Some(2 * SLICE as u64 + 1));
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut lengths = Vec::new();

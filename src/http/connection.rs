@@ -2,7 +2,8 @@
 
 use super::body::Reply;
 use super::timed::{Progress, Stage, Timed, Watch};
-use super::{App, Entrance, Peer, wire};
+use super::{App, Entrance, wire};
+use crate::peer::Peer;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -78,6 +79,9 @@ impl App {
             End::HeadTimedOut => say(stream, wire::HEAD_TIMED_OUT).await,
             End::Failed(error) => {
                 log::debug!("connection of {peer} ended: {error}");
+                if progress.is_proxied() {
+                    self.warn_of_proxy(peer);
+                }
                 if error.is_parse() {
                     linger(stream).await;
                 }

@@ -1,6 +1,6 @@
 //! The one log line of each request.
 
-use super::Peer;
+use crate::peer::Peer;
 use crate::protocol::ClientId;
 use hyper::Method;
 use std::fmt;
@@ -57,15 +57,19 @@ pub struct Shown<'a>(pub &'a str);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.0.bytes().take(LONGEST_PATH) {
-            match byte {
-                b'"' | b'\\' => write!(f, "%{byte:02X}")?,
-                b'!'..=b'~' => write!(f, "{}", char::from(byte))?,
-                _ => write!(f, "%{byte:02X}")?,
+        let shown = &self.0.as_bytes()[..self.0.len().min(LONGEST_PATH)];
+        for run in shown.chunk_by(|one, next| is_plain(*one) && is_plain(*next)) {
+            match str::from_utf8(run) {
+                Ok(plain) if is_plain(run[0]) => f.write_str(plain)?,
+                _ => run.iter().try_for_each(|byte| write!(f, "%{byte:02X}"))?,
             }
         }
         if self.0.len() > LONGEST_PATH { f.write_str("...") } else { Ok(()) }
     }
+}
+
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b'!'..=b'~') && !matches!(byte, b'"' | b'\\')
 }
 
 struct Short(Option<ClientId>);

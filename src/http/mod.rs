@@ -6,6 +6,7 @@ mod attempts;
 mod body;
 mod connection;
 mod decode;
+mod forwarding;
 mod line;
 mod memory;
 mod refused;
@@ -17,6 +18,7 @@ pub mod wire;
 
 use self::body::{Reading, Reply, Source};
 pub use self::connection::say;
+use self::forwarding::Forwarding;
 use self::line::{Line, Shown};
 use self::memory::{Memory, Reservation};
 use self::refused::Waiting;
@@ -27,16 +29,15 @@ use self::timed::{Phase, Progress};
 use self::wire::{Answer, Aside, Ask, Fetch, Problem, Upload};
 use crate::config::{Config, Limits};
 use crate::credential::Credential;
+use crate::peer::{Peer, Trust};
 use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, VersionId, Write};
 use crate::storage::{Error, Kind};
-use crate::workers::{Failure, Workers};
+use crate::workers::{Failure, POURED, Pieces, Workers};
 use hyper::Response;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
 use std::collections::BTreeSet;
-use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,26 +69,10 @@ pub struct App {
     /// When a request was last put off.
     delays: Seldom,
     waiting: Waiting,
+    trust: Trust,
+    forwarding: Forwarding,
     /// Plain HTTP beside HTTPS.
     side: Option<SideDoor>,
-}
-
-/// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub enum Peer {
-    /// An address.
-    Tcp(SocketAddr),
-    /// Someone on this machine.
-    Unix,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Peer::Tcp(address) => SocketAddr::new(address.ip().to_canonical(), address.port()).fmt(f),
-            Peer::Unix => f.write_str("unix"),
-        }
-    }
 }
 
 /// An answer and what the log says of its request.
@@ -96,11 +81,13 @@ struct Answered {
     client: Option<ClientId>,
     received: usize,
     reservation: Option<Reservation>,
+    /// What follows the answer's head, and how long it is.
+    poured: Option<(usize, Pieces)>,
 }
 
 impl Answered {
     fn new(answer: Answer, client: Option<ClientId>) -> Answered {
-        Answered { answer, client, received: 0, reservation: None }
+        Answered { answer, client, received: 0, reservation: None, poured: None }
     }
 }
 
@@ -118,6 +105,8 @@ impl App {
             troubles: Seldom::default(),
             delays: Seldom::default(),
             waiting: Waiting::default(),
+            trust: Trust::new(config),
+            forwarding: Forwarding::default(),
             side,
         }
     }
@@ -125,6 +114,16 @@ impl App {
     /// How many connections may be open at once.
     pub fn connections(&self) -> usize {
         self.limits.connections
+    }
+
+    /// Whom the operator believes.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// How long the head of a request, and whatever comes before it, may take.
+    pub fn header_timeout(&self) -> Duration {
+        self.limits.header_timeout
     }
 
     /// How long requests in flight may take to finish once the server is told to stop.
@@ -149,6 +148,7 @@ impl App {
         let (head, incoming) = request.into_parts();
         let mut source = Source::new(incoming);
         let path = head.uri.path();
+        let peer = self.real(peer, &head.headers);
         let ask = match entrance {
             Entrance::Side => Ok(wire::ask_aside(&self.base_path, &head.method, path)),
             Entrance::Main => wire::ask(&self.base_path, &head.method, path, &head.headers),
@@ -178,7 +178,8 @@ impl App {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             progress.linger();
         }
-        let bytes = if answered.received > 0 { answered.received } else { response.body().len() };
+        let poured = answered.poured.as_ref().map_or(0, |(len, _)| *len);
+        let bytes = if answered.received > 0 { answered.received } else { response.body().len() + poured };
         let line = Line {
             method: &head.method,
             path,
@@ -190,7 +191,7 @@ impl App {
             is_probe,
         };
         line.log();
-        response.map(|body| Reply::new(body, answered.reservation, progress))
+        response.map(|body| Reply::new(body, answered.poured, answered.reservation, progress))
     }
 
     fn answer_aside(&self, aside: &Aside, head: &Parts, peer: Peer) -> Answer {
@@ -224,9 +225,20 @@ impl App {
             let Ok(mut reservation) = self.memory.reserve(room).await else { break };
             // Whoever finds out how large the body is gives back this much before asking for more:
             // nobody waits for memory while holding some.
-            match self.workers.call(fetch.request(room), sender.credential.clone()).await {
-                Ok(Outcome::NeedsRoom(needed)) => room = needed,
-                result => {
+            let (result, pieces) = self.ask(fetch, room, sender.credential.clone()).await;
+            match (result, pieces) {
+                (Ok(Outcome::NeedsRoom { version, len }), Some(pieces)) if len <= room => {
+                    let answer = wire::snapshot_head(version);
+                    reservation.shrink(len);
+                    self.note(client, &sender);
+                    return Answered {
+                        reservation: Some(reservation),
+                        poured: Some((len, pieces)),
+                        ..Answered::new(answer, Some(client))
+                    };
+                }
+                (Ok(Outcome::NeedsRoom { len, .. }), _) => room = len,
+                (result, _) => {
                     let answer = self.conclude(client, sender, result);
                     reservation.shrink(answer.body().len());
                     return Answered {
@@ -238,6 +250,24 @@ impl App {
         }
         warn_of_memory(client);
         Answered::new(wire::problem(&Problem::NoMemory), Some(client))
+    }
+
+    /// Asks the workers; a large snapshot comes in pieces.
+    async fn ask(
+        &self,
+        fetch: Fetch,
+        room: usize,
+        brought: Option<Credential>,
+    ) -> (Result<Outcome, Failure>, Option<Pieces>) {
+        match fetch {
+            Fetch::Snapshot { client } if room >= POURED => {
+                match self.workers.pour_snapshot(client, room, brought).await {
+                    Ok((outcome, pieces)) => (Ok(outcome), Some(pieces)),
+                    Err(failure) => (Err(failure), None),
+                }
+            }
+            _ => (self.workers.call(fetch.request(room), brought).await, None),
+        }
     }
 
     async fn upload(
@@ -329,7 +359,7 @@ impl App {
 
     /// Turns what the workers said into an answer, and tells the operator what a person must know.
     fn conclude(&self, client: ClientId, sender: Sender, result: Result<Outcome, Failure>) -> Answer {
-        let Sender { path, program, credential } = sender;
+        let path = sender.path;
         match &result {
             Ok(Outcome::Refused(refusal)) => refused::warn(client, *refusal),
             Ok(Outcome::SnapshotDropped(dropped)) => log::warn!(
@@ -346,12 +376,16 @@ impl App {
             Ok(_) => {}
         }
         if !matches!(result, Err(_) | Ok(Outcome::Refused(_) | Outcome::NoSuchClient)) {
-            self.workers.note(client, credential.as_ref().map(Credential::name), program);
+            self.note(client, &sender);
         }
         match result {
             Ok(outcome) => wire::outcome(outcome),
             Err(failure) => wire::failure(&failure),
         }
+    }
+
+    fn note(&self, client: ClientId, sender: &Sender) {
+        self.workers.note(client, sender.credential.as_ref().map(Credential::name), sender.program);
     }
 
     /// What fails every request alike, a full disk for one, fills no log; each request has its own line

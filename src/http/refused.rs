@@ -1,8 +1,9 @@
 //! What is said of those who are refused, and how long they wait to hear it.
 
-use super::attempts::{Attempts, Source, Turn};
-use super::{Answered, App, Peer, wire};
+use super::attempts::{Attempts, Turn};
+use super::{Answered, App, wire};
 use crate::http::wire::Problem;
+use crate::peer::{Peer, Source};
 use crate::protocol::{ClientId, Refusal};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,7 +55,7 @@ impl App {
     /// Takes its time with the answer to a request that had no valid credential. `brought` says whether
     /// it had one at all.
     pub(super) async fn slow_down(&self, answered: Answered, brought: bool, peer: Peer) -> Answered {
-        let source = Source::of(peer);
+        let source = self.trust.source(peer);
         let (turn, is_news) = self.waiting.attempts().wrong(source, Instant::now());
         if is_news && let Some(client) = answered.client {
             self.warn_of_credential(client, brought, peer);
@@ -96,6 +97,9 @@ pub fn warn(client: ClientId, refusal: Refusal) {
              add-client --id`, or set the option create_clients to true to let it in"
         }
         Refusal::Suspended => "it is suspended; `sync-server admin resume-client` lets it in again",
+        Refusal::Leaving => {
+            "it or its history is being removed; where that was interrupted, the server carries it on within a minute"
+        }
         Refusal::NoCredential => return,
     };
     log::warn!("client {client:?} was refused: {why}");

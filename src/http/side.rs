@@ -4,10 +4,11 @@
 //! door, and refuses the protocol. A redirect would be worse than a refusal there: clients turn an
 //! upload that is sent elsewhere into something else, and take a snapshot for stored that is not.
 
+use super::Seldom;
 use super::line::Shown;
 use super::wire::{self, Answer, Aside};
-use super::{Peer, Seldom};
 use crate::config::Config;
+use crate::peer::Peer;
 use hyper::header::HOST;
 use hyper::{HeaderMap, Uri};
 use std::sync::Arc;

@@ -6,6 +6,7 @@
 //! connection is enough; see [`connection`](super::connection).
 
 use crate::config::Limits;
+use crate::peer::proxy;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -48,6 +49,7 @@ pub struct Progress {
     is_expired: AtomicBool,
     must_linger: AtomicBool,
     is_tls: AtomicBool,
+    is_proxied: AtomicBool,
 }
 
 impl Progress {
@@ -95,6 +97,11 @@ impl Progress {
     /// Whether the peer spoke TLS instead of HTTP.
     pub fn is_tls(&self) -> bool {
         self.is_tls.load(Relaxed)
+    }
+
+    /// Whether the peer began with a header of the PROXY protocol.
+    pub fn is_proxied(&self) -> bool {
+        self.is_proxied.load(Relaxed)
     }
 
     fn has_read(&self, bytes: u64) {
@@ -227,10 +234,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().get(before) == Some(&TLS_HANDSHAKE) && self.progress.read.load(Relaxed) == 0 {
-            // For hyper the peer has hung up: an answer in plain text would only confuse it.
-            self.progress.is_tls.store(true, Relaxed);
-            buf.set_filled(before);
+        if self.progress.read.load(Relaxed) == 0 {
+            let first = &buf.filled()[before..];
+            if first.first() == Some(&TLS_HANDSHAKE) {
+                // For hyper the peer has hung up: an answer in plain text would only confuse it.
+                self.progress.is_tls.store(true, Relaxed);
+                buf.set_filled(before);
+            } else if proxy::is_begun(first) {
+                self.progress.is_proxied.store(true, Relaxed);
+            }
         }
         self.progress.has_read((buf.filled().len() - before) as u64);
         result

@@ -3,6 +3,7 @@
 //! Two runtimes: one with many threads for the network, and one on the main thread that attends to
 //! signals, so that a second signal is heard whatever the network does.
 
+use super::caretaker::Caretaker;
 use super::{Failure, Premises, declared, failure, greeting, notify};
 use crate::backup::schedule::Schedule;
 use crate::config::{Config, Environment};
@@ -51,6 +52,7 @@ pub fn run(
     declared::provide(&*storage, &config.clients).map_err(failure)?;
     warnings.extend(greeting::nobody(config, &*storage));
     let backups = Schedule::start(&config.backup, storage.clone()).map_err(cannot_start)?;
+    let database = storage.clone();
     let storage: Arc<dyn Storage> = storage;
     let policy = Policy {
         create_clients: config.create_clients,
@@ -58,6 +60,8 @@ pub fn run(
         snapshot: config.snapshot,
     };
     let (workers, threads) = Workers::start(storage.clone(), policy).map_err(cannot_start)?;
+    let caretaker =
+        Caretaker::start(database, config.retention_days, workers.asked()).map_err(cannot_start)?;
     let network = Builder::new_multi_thread().thread_name("network").enable_all().build();
     let network = network.map_err(cannot_start)?;
     let main = Builder::new_current_thread().enable_all().build().map_err(cannot_start)?;
@@ -96,7 +100,7 @@ pub fn run(
         // The receiver is gone where serving has ended by itself.
         let _ = stop.send(true);
         // Pinned here, so that the second signal does not drop it: it holds a runtime.
-        let floor = Floor { threads, backups, storage };
+        let floor = Floor { threads, backups, caretaker, storage };
         let mut down = pin!(go_down(serving, config.limits.shutdown_timeout, network, floor));
         tokio::select! {
             () = &mut down => ended.map(|_| ()),
@@ -206,6 +210,7 @@ fn open_control_socket(data_dir: &Path, environment: &Environment, lock: &Direct
 struct Floor {
     threads: Threads,
     backups: Option<Schedule>,
+    caretaker: Caretaker,
     storage: Arc<dyn Storage>,
 }
 
@@ -218,6 +223,7 @@ async fn go_down(serving: JoinHandle<()>, drain: Duration, network: Runtime, flo
         // With its tasks go the last senders of jobs, without which the threads end.
         network.shutdown_timeout(CANCEL);
         floor.threads.join();
+        floor.caretaker.stop();
         if let Some(backups) = floor.backups {
             backups.stop();
         }

@@ -6,10 +6,12 @@
 
 mod bind;
 mod doors;
+mod welcome;
 
 pub use self::bind::{Listener, bind};
-use self::doors::{Doors, Guest};
-use crate::http::{App, Entrance, Peer};
+use self::doors::Doors;
+use self::welcome::House;
+use crate::http::App;
 use crate::tls::Acceptor;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -32,9 +34,9 @@ pub async fn run(
 ) {
     let limit = app.connections().min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
     let permits = Arc::new(Semaphore::new(limit));
-    let for_connections = stop.clone();
+    let house = House::new(app.clone(), tls, stop.clone());
     tokio::select! {
-        () = accept_all(listeners, tls.as_ref(), &app, &permits, &for_connections) => {}
+        () = accept_all(listeners, &house, app.connections(), &permits) => {}
         // An error means that nobody is left who could say it.
         _ = stop.wait_for(|stop| *stop) => {}
     }
@@ -50,34 +52,21 @@ pub async fn run(
     }
 }
 
-async fn accept_all(
-    listeners: Vec<Listener>,
-    tls: Option<&Arc<Acceptor>>,
-    app: &Arc<App>,
-    permits: &Arc<Semaphore>,
-    stop: &watch::Receiver<bool>,
-) {
+async fn accept_all(listeners: Vec<Listener>, house: &House, limit: usize, permits: &Arc<Semaphore>) {
     let mut doors = Doors::open(listeners);
     let mut back_off = None;
     let mut crowd = Crowd::default();
     loop {
         if permits.available_permits() == 0 {
-            crowd.tell(app.connections());
+            crowd.tell(limit);
         }
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match doors.accept().await {
             Ok((guest, entrance)) => {
                 back_off = None;
-                let (app, tls, stop) = (app.clone(), tls.cloned(), stop.clone());
+                let house = house.clone();
                 tokio::spawn(async move {
-                    match guest {
-                        Guest::Tcp(stream, address) => match tls.filter(|_| entrance == Entrance::Main) {
-                            // Boxed, so that a plain connection's task is not as large as this one's.
-                            Some(tls) => Box::pin(tls.serve(stream, Peer::Tcp(address), app, stop)).await,
-                            None => app.serve(stream, Peer::Tcp(address), entrance, stop).await,
-                        },
-                        Guest::Unix(stream) => app.serve(stream, Peer::Unix, entrance, stop).await,
-                    }
+                    house.welcome(guest, entrance).await;
                     drop(permit);
                 });
             }

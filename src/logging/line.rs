@@ -168,8 +168,7 @@ fn is_deceptive(char: char) -> bool {
 impl Escaped<'_> {
     /// A value, in quotes where it could otherwise be taken for several.
     fn value(&mut self, value: &str) -> fmt::Result {
-        let plain = |byte: u8| byte > b' ' && !matches!(byte, b'"' | b'=' | b'\\');
-        if !value.is_empty() && value.bytes().all(plain) {
+        if is_plain(value) {
             return self.write_str(value);
         }
         self.write_str("\"")?;
@@ -182,6 +181,24 @@ impl Escaped<'_> {
         }
         self.write_str("\"")
     }
+
+    /// What a value says of itself. Most values are plain, and are written just once.
+    fn display(&mut self, value: &Value) -> fmt::Result {
+        let Escaped(Bounded(text)) = self;
+        let start = text.len();
+        let written = write!(Bounded(text), "{value}");
+        if is_plain(&text[start..]) {
+            return written;
+        }
+        text.truncate(start);
+        self.value(&value.to_string())
+    }
+}
+
+/// Whether nobody can take it for several values.
+fn is_plain(value: &str) -> bool {
+    let plain = |byte: u8| (b'!'..=b'~').contains(&byte) && !matches!(byte, b'"' | b'=' | b'\\');
+    !value.is_empty() && value.bytes().all(plain)
 }
 
 impl<'kvs> VisitSource<'kvs> for Escaped<'_> {
@@ -193,7 +210,7 @@ impl<'kvs> VisitSource<'kvs> for Escaped<'_> {
 
 impl VisitValue<'_> for &mut Escaped<'_> {
     fn visit_any(&mut self, value: Value) -> Result<(), Error> {
-        Ok(self.value(&value.to_string())?)
+        Ok(self.display(&value)?)
     }
 
     fn visit_str(&mut self, value: &str) -> Result<(), Error> {

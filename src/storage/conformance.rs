@@ -4,9 +4,10 @@
 
 pub mod contents;
 mod devices;
+mod upkeep;
 
 use super::location::Database;
-use super::registry::{Entry, Event, LastSync, Registry};
+use super::registry::{Entry, Event, LastSync, Portion, Registry, Removal};
 use super::{Body, Error, Kind, Noted, Storage};
 use crate::protocol::{
     Client, ClientId, Outcome, Read, Refusal, Snapshot, SnapshotPolicy, State, VersionId, Write,
@@ -37,6 +38,11 @@ pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Arc<dyn Database>) {
         let database = open(&here);
         case(&*database, &*database);
     }
+    for (name, case) in upkeep::CASES {
+        println!("conformance: {name}");
+        let here = place();
+        case(&*open(&here));
+    }
     println!("conformance: what was committed is there after reopening");
     let place = place();
     let (client, chain) = with_chain(&*open(&place), 3);
@@ -56,6 +62,7 @@ const CASES: &[Case] = &[
     ("a snapshot is held, counted from and replaced", snapshots),
     ("versions beside a large snapshot are counted exactly", beside_large_snapshot),
     ("bodies without room are measured, not read", no_room),
+    ("a snapshot is poured in pieces, as far as it is wanted", pieces),
     ("empty and odd bytes are kept", odd_bytes),
     ("an error rolls everything back, and the storage is used again", error_rolls_back),
     ("a panic rolls everything back, and the storage is used again", panic_rolls_back),
@@ -221,6 +228,31 @@ fn no_room(storage: &dyn Storage) {
     assert_eq!(read(100), Some((chain[0], Body::Bytes(vec![1; 100]))));
 }
 
+fn pieces(storage: &dyn Storage) {
+    let (client, chain) = with_chain(storage, 1);
+    assert_eq!(poured(storage, client, 1, usize::MAX), Vec::<Vec<u8>>::new());
+    let bytes: Vec<u8> = (0..MIB + 1).map(|n| (n / 251) as u8 ^ n as u8).collect();
+    set_snapshot(storage, client, chain[0], 0, &bytes);
+    let seen = poured(storage, client, MIB / 4, usize::MAX);
+    assert!(seen.concat() == bytes, "the snapshot came back changed");
+    assert!(seen.iter().all(|piece| !piece.is_empty() && piece.len() <= MIB / 4));
+    assert!(poured(storage, client, 2 * MIB, usize::MAX).concat() == bytes);
+    assert!(poured(storage, client, MIB / 4, 2) == seen[..2], "it goes on after it was told to stop");
+    set_snapshot(storage, client, chain[0], 0, b"short");
+    assert_eq!(poured(storage, client, 2, usize::MAX).concat(), b"short");
+}
+
+/// The first pieces of the held snapshot.
+fn poured(storage: &dyn Storage, client: ClientId, piece: usize, most: usize) -> Vec<Vec<u8>> {
+    let mut pieces = Vec::new();
+    let mut sink = |piece| {
+        pieces.push(piece);
+        pieces.len() < most
+    };
+    storage.reading(|reader| reader.pour_snapshot(client, piece, &mut sink)).expect("a read works");
+    pieces
+}
+
 fn odd_bytes(storage: &dyn Storage) {
     let client = client();
     let all: Vec<u8> = (0..=255).collect();
@@ -333,6 +365,17 @@ fn make(registry: &dyn Registry, label: Option<&str>) -> ClientId {
     client
 }
 
+/// All of what is to be removed in one step.
+const ALL: Portion = Portion { rows: u32::MAX, bytes: u64::MAX };
+
+fn take_away(registry: &dyn Registry, client: ClientId, removal: Removal) {
+    let done = registry.amending(|writer| {
+        writer.begin_removal(client, removal)?;
+        writer.remove_some(client, ALL)
+    });
+    assert!(done.expect("a removal").is_done);
+}
+
 fn entry(registry: &dyn Registry, client: ClientId) -> Option<Entry> {
     let one = registry.consulting(|reader| reader.client(client)).expect("a client can be read");
     let all = registry.consulting(|reader| reader.clients()).expect("the clients can be listed");
@@ -396,7 +439,7 @@ fn sizes(storage: &dyn Storage, registry: &dyn Registry) {
         }
         assert_eq!(size(one), Some((40 + 20 * round, 390 + 20_000_000 * round)));
     }
-    registry.amending(|writer| writer.remove(one)).expect("a client is removed");
+    take_away(registry, one, Removal::Client);
     assert_eq!((size(one), size(other)), (None, Some((2, 18))));
     let (third, _) = with_chain(storage, 60);
     storage.rest().expect("there is time for a rest");
@@ -433,27 +476,25 @@ fn beginnings(_: &dyn Storage, registry: &dyn Registry) {
     assert_eq!((found("nobody"), found("%"), found("*")), (vec![], vec![], vec![]));
 }
 
+/// The answers to the four transactions.
+fn ask_all(storage: &dyn Storage, client: ClientId, latest: VersionId) -> Vec<Outcome> {
+    let reads =
+        [Read::GetChildVersion { client, parent: NIL, room: MIB }, Read::GetSnapshot { client, room: MIB }];
+    let writes = [
+        Write::AddVersion { client, parent: latest, segment: vec![1] },
+        Write::AddSnapshot { client, version: latest, snapshot: vec![1] },
+    ];
+    let read = |read| storage.reading(|reader| service::read(reader, &POLICY, read, None)).expect("a read");
+    let write = |write| {
+        storage.writing(|writer| service::write(writer, &POLICY, write, None, version(), 0)).expect("a write")
+    };
+    reads.iter().map(read).chain(writes.iter().map(write)).collect()
+}
+
 fn suspension(storage: &dyn Storage, registry: &dyn Registry) {
     let (client, chain) = with_chain(storage, 2);
     set_snapshot(storage, client, chain[1], 0, b"snapshot");
-    let ask = || {
-        let reads = [
-            Read::GetChildVersion { client, parent: NIL, room: MIB },
-            Read::GetSnapshot { client, room: MIB },
-        ];
-        let writes = [
-            Write::AddVersion { client, parent: chain[1], segment: vec![1] },
-            Write::AddSnapshot { client, version: chain[1], snapshot: vec![1] },
-        ];
-        let read =
-            |read| storage.reading(|reader| service::read(reader, &POLICY, read, None)).expect("a read");
-        let write = |write| {
-            storage
-                .writing(|writer| service::write(writer, &POLICY, write, None, version(), 0))
-                .expect("a write")
-        };
-        reads.iter().map(read).chain(writes.iter().map(write)).collect::<Vec<_>>()
-    };
+    let ask = || ask_all(storage, client, chain[1]);
     let set = |state| registry.amending(|writer| writer.set_state(client, state)).expect("a change");
     set(State::Suspended);
     assert_eq!(entry(registry, client).map(|entry| entry.state), Some(State::Suspended));
@@ -486,7 +527,8 @@ fn removal(storage: &dyn Storage, registry: &dyn Registry) {
             writer.set_label(gone, Some("alice"))?;
             writer.set_state(gone, State::Suspended)?;
             writer.record(&event)?;
-            writer.remove(gone)
+            writer.begin_removal(gone, Removal::Client)?;
+            writer.remove_some(gone, ALL)
         })
         .expect("a client is removed");
     assert_eq!((look(storage, gone), entry(registry, gone)), (None, None));
@@ -504,7 +546,7 @@ fn resetting(storage: &dyn Storage, registry: &dyn Registry) {
     set_snapshot(storage, client, chain[2], 0, &vec![1; 3 * MIB]);
     added(&add(storage, client, chain[2], b"counted beside the snapshot"));
     registry.amending(|writer| writer.set_label(client, Some("alice"))).expect("a label");
-    registry.amending(|writer| writer.reset(client)).expect("a reset");
+    take_away(registry, client, Removal::History);
     assert_eq!(
         look(storage, client),
         Some(Client { latest: NIL, snapshot: None, state: State::Active, has_devices: false })
@@ -551,6 +593,9 @@ fn recording(_: &dyn Storage, registry: &dyn Registry) {
     assert_eq!(read(None, 2), events[1..]);
     assert_eq!(read(Some(one), 9), [events[0].clone(), events[2].clone()]);
     assert_eq!(entry(registry, one).and_then(|entry| entry.label), None);
+    let again = Event { detail: "carol".to_owned(), ..events[2].clone() };
+    registry.amending(|writer| writer.record(&again)).expect("an event is recorded once more");
+    assert_eq!(read(None, 9), [events[0].clone(), events[1].clone(), again]);
 }
 
 /// 100 MiB, so that every backend takes its path for what it cannot hold twice.
@@ -567,6 +612,7 @@ fn find_large(storage: &dyn Storage, client: ClientId, first: VersionId, bytes: 
     let (id, body) = child(storage, client, NIL, usize::MAX).expect("the version is there");
     assert!(id == first && body == Body::Bytes(bytes.clone()), "the segment came back changed");
     let read = snapshot(storage, client, usize::MAX);
+    assert!(poured(storage, client, MIB, usize::MAX).concat() == bytes, "it was poured changed");
     assert!(read == Some((first, Body::Bytes(bytes))), "the snapshot came back changed");
     let (second, body) = child(storage, client, first, MIB).expect("the version after it is there");
     assert!(body == Body::Bytes(b"after it".to_vec()) && latest(storage, client) == second);

@@ -3,6 +3,7 @@
 use super::contents::{Contents, Visit};
 use super::registry::Registry;
 use super::sqlite::{self, Sqlite};
+use super::upkeep::Upkeep;
 use super::{Result, Storage};
 use crate::config::Migration;
 use std::fmt;
@@ -10,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// An open database, for everyone who has to do with it.
-pub trait Database: Storage + Registry + Contents {}
+pub trait Database: Storage + Registry + Contents + Upkeep {}
 
-impl<T: Storage + Registry + Contents> Database for T {}
+impl<T: Storage + Registry + Contents + Upkeep> Database for T {}
 
 /// A database that may not exist yet.
 #[derive(Clone, Debug, PartialEq)]

@@ -13,6 +13,7 @@ pub mod owner;
 pub mod registry;
 pub mod schema;
 pub mod sqlite;
+pub mod upkeep;
 
 use crate::credential::Hash;
 use crate::protocol::{Client, ClientId, State, VersionId};
@@ -58,7 +59,14 @@ pub trait Reader {
     ///
     /// `None` where the client does not exist.
     fn snapshot(&mut self, client: ClientId, room: usize) -> Result<Option<Held>>;
+
+    /// Hands the held snapshot's bytes to `sink` in their order, in pieces of at most `piece` bytes,
+    /// until it wants no more and says `false`. Without a snapshot there are no pieces.
+    fn pour_snapshot(&mut self, client: ClientId, piece: usize, sink: &mut Sink<'_>) -> Result<()>;
 }
+
+/// What takes the pieces of a body, and says whether it wants more.
+pub type Sink<'a> = dyn FnMut(Vec<u8>) -> bool + 'a;
 
 /// The changes that a transaction may make.
 pub trait Writer: Reader {

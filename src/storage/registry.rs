@@ -31,6 +31,9 @@ pub trait Reader {
     /// ordered by ID, at most `limit`.
     fn search(&mut self, text: &str, limit: usize) -> Result<Vec<Match>>;
 
+    /// The clients that are [`State::Leaving`], be there anything left of them or not.
+    fn leaving(&mut self) -> Result<Vec<ClientId>>;
+
     /// The devices of a client that have a credential of their own, ordered by name.
     fn devices(&mut self, client: ClientId) -> Result<Vec<Device>>;
 
@@ -63,15 +66,51 @@ pub trait Writer: Reader {
     /// Takes a device's credential away. When it last synced stays known.
     fn remove_device(&mut self, client: ClientId, name: &str) -> Result<()>;
 
-    /// Removes a client and everything that it holds; what was recorded of it stays.
-    fn remove(&mut self, client: ClientId) -> Result<()>;
+    /// Begins to remove a client, or its history alone. From now on it is [`State::Leaving`], its
+    /// snapshot is gone, and its versions go with [`Writer::remove_some`]. One that does not exist may
+    /// have left something behind that goes, too. What was recorded of it stays.
+    fn begin_removal(&mut self, client: ClientId, removal: Removal) -> Result<()>;
 
-    /// Removes a client's versions and snapshot, and keeps the client, with its devices, as if it were
-    /// new.
-    fn reset(&mut self, client: ClientId) -> Result<()>;
+    /// Removes some of what is to go, at least one version where there is one. After the last the client
+    /// is gone, or as if it were new, with its label and its devices. Does nothing where no removal
+    /// was begun.
+    fn remove_some(&mut self, client: ClientId, most: Portion) -> Result<Removed>;
 
-    /// Records a change. Done in the transaction that makes it.
+    /// Removes versions from the start of a client's chain, whose snapshot covers them. Does nothing
+    /// and returns `false` where that cannot be: the client has no snapshot any more, or is
+    /// [`State::Leaving`], or one of them is its latest version, or is not there.
+    fn prune(&mut self, client: ClientId, versions: &[VersionId]) -> Result<bool>;
+
+    /// Records a change, in the transaction that makes it. A later record of the same ID takes the
+    /// place of the earlier one.
     fn record(&mut self, event: &Event) -> Result<()>;
+}
+
+/// What is removed of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// The client and all that is its.
+    Client,
+    /// Its versions and its snapshot.
+    History,
+}
+
+/// What one transaction does at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portion {
+    /// Versions.
+    pub rows: u32,
+    /// Bytes of their segments together.
+    pub bytes: u64,
+}
+
+/// What one step of a removal did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// How many versions are gone.
+    pub versions: u64,
+    /// Whether nothing is left to do.
+    pub is_done: bool,
 }
 
 /// What an operator sees of a client. Sizes in bytes, times in seconds since 1970.

@@ -5,7 +5,7 @@
 //! of our own, all named `sync_server_…`.
 
 /// The version that this program reads and writes: the number of the last migration.
-pub const CURRENT: i64 = 2;
+pub const CURRENT: i64 = 3;
 
 /// What a database without our own tables holds: the reference server's tables, as it makes them.
 pub const ADOPTED: &str = "
@@ -76,6 +76,14 @@ pub const MIGRATIONS: &[&str] = &[
         action TEXT NOT NULL,
         detail TEXT NOT NULL,
         PRIMARY KEY (client_id, event_id)) WITHOUT ROWID;
+",
+    "
+    -- What is being removed in steps: 1 the client and all that is its, 2 its history alone.
+    ALTER TABLE sync_server_clients ADD COLUMN removal INTEGER;
+    CREATE INDEX sync_server_leaving ON sync_server_clients (client_id) WHERE removal IS NOT NULL;
+    -- When this program took the database over: so old are versions whose IDs have no time in them.
+    ALTER TABLE sync_server_schema ADD COLUMN adopted INTEGER;
+    UPDATE sync_server_schema SET adopted = unixepoch();
 ",
 ];
 

@@ -1,7 +1,8 @@
 //! One connection, from its first byte to the end of its handshake.
 
 use super::Acceptor;
-use crate::http::{self, App, Entrance, Peer, wire};
+use crate::http::{self, App, Entrance, wire};
+use crate::peer::Peer;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Instant;

@@ -60,8 +60,13 @@ pub fn outcome(outcome: Outcome) -> Answer {
             empty(StatusCode::OK)
         }
         Outcome::Refused(refusal) => problem(&Problem::Refused(refusal)),
-        Outcome::NeedsRoom(_) => problem(&Problem::NoMemory),
+        Outcome::NeedsRoom { .. } => problem(&Problem::NoMemory),
     }
+}
+
+/// The answer to GetSnapshot whose body follows in pieces.
+pub fn snapshot_head(version: VersionId) -> Answer {
+    stored(version, SNAPSHOT, Vec::new())
 }
 
 /// The answer to a transaction that the workers could not carry out, whose reason is the operator's.
@@ -131,6 +136,9 @@ pub fn problem(problem: &Problem) -> Answer {
             answer
         }
         Problem::Refused(Refusal::Suspended) => text(StatusCode::FORBIDDEN, "This client is suspended."),
+        Problem::Refused(Refusal::Leaving) => {
+            text(StatusCode::FORBIDDEN, "This client is being removed, or its history is.")
+        }
     }
 }
 
@@ -275,6 +283,7 @@ mod tests {
             (200, Outcome::SnapshotHeld),
             (403, Outcome::Refused(Refusal::UnknownClient)),
             (403, Outcome::Refused(Refusal::Suspended)),
+            (403, Outcome::Refused(Refusal::Leaving)),
             (401, Outcome::Refused(Refusal::NoCredential)),
         ] {
             let answer = outcome(given.clone());

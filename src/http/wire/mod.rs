@@ -10,7 +10,7 @@ mod requests;
 
 pub use self::answers::{
     Answer, HEAD_TIMED_OUT, NOT_SECURE, banner, failure, health, insecure, moved, no_certificate, outcome,
-    problem, proof, wants_credential,
+    problem, proof, snapshot_head, wants_credential,
 };
 pub use self::aside::{Aside, ask as ask_aside};
 pub use self::requests::{Ask, Coding, Fetch, Problem, Upload, ask, credential};

@@ -1,6 +1,8 @@
 //! Devices: whose credentials are kept, and which requests they let in.
 
-use super::{MIB, NIL, POLICY, RegistryCase, client, entry, look, make, version, with_chain};
+use super::{
+    MIB, NIL, POLICY, RegistryCase, Removal, client, entry, look, make, take_away, version, with_chain,
+};
 use crate::credential::{Credential, Hash};
 use crate::protocol::{ClientId, Outcome, Read, Refusal, State, VersionId, Write};
 use crate::service::{self, Policy};
@@ -171,10 +173,10 @@ fn hiding(storage: &dyn Storage, registry: &dyn Registry) {
 fn staying(storage: &dyn Storage, registry: &dyn Registry) {
     let (one, _) = with_chain(storage, 2);
     add_device(registry, one, "laptop", "right", 1);
-    registry.amending(|writer| writer.reset(one)).expect("a reset");
+    take_away(registry, one, Removal::History);
     assert_eq!(names(registry, one), ["laptop"]);
     assert!(look(storage, one).is_some_and(|client| client.has_devices));
-    registry.amending(|writer| writer.remove(one)).expect("a client is removed");
+    take_away(registry, one, Removal::Client);
     assert_eq!(names(registry, one), [""; 0]);
     registry.amending(|writer| writer.create(one, None, 7)).expect("a client is made");
     assert!(look(storage, one).is_some_and(|client| !client.has_devices));

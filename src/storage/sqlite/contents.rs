@@ -13,6 +13,9 @@ use rusqlite::{Row, params};
 
 const WRITING: &str = "putting what a backup or another database holds into the database";
 
+/// Those clients that are not being removed.
+const STAYING: &str = "WHERE client_id NOT IN (SELECT client_id FROM sync_server_clients WHERE removal = 1)";
+
 impl Contents for Sqlite {
     fn kind(&self) -> &'static str {
         "sqlite"
@@ -88,6 +91,7 @@ impl Txn<'_> {
              FROM clients c
                   LEFT JOIN sync_server_counts n
                   ON n.client_id = c.client_id AND n.snapshot_version_id = c.snapshot_version_id
+             WHERE c.client_id NOT IN (SELECT client_id FROM sync_server_clients WHERE removal = 1)
              ORDER BY c.rowid"
         );
         self.scan(&sql, |row| {
@@ -118,7 +122,10 @@ impl Txn<'_> {
         let sql = format!(
             "SELECT client_id, version_id, parent_version_id, length(history_segment), rowid,
                     CASE WHEN length(history_segment) <= {INLINE_READ} THEN history_segment END
-             FROM versions ORDER BY rowid"
+             FROM versions
+             WHERE client_id IS NULL
+                   OR client_id NOT IN (SELECT client_id FROM sync_server_clients WHERE removal IS NOT NULL)
+             ORDER BY rowid"
         );
         self.scan(&sql, |row| {
             let read = || {
@@ -135,21 +142,23 @@ impl Txn<'_> {
     }
 
     fn visit_decisions(&self, visit: &mut Visit<'_>) -> Result<()> {
-        self.scan("SELECT client_id, label, suspended, created FROM sync_server_clients", |row| {
+        let sql = "SELECT client_id, label, suspended, created FROM sync_server_clients
+                   WHERE removal IS NULL OR removal <> 1";
+        self.scan(sql, |row| {
             visit(Record::Decision(decision_of(row).context("reading labels and states", self.path)?))
         })
     }
 
     fn visit_devices(&self, visit: &mut Visit<'_>) -> Result<()> {
-        self.scan("SELECT client_id, name, token_hash, created FROM sync_server_devices", |row| {
+        let sql = format!("SELECT client_id, name, token_hash, created FROM sync_server_devices {STAYING}");
+        self.scan(&sql, |row| {
             visit(Record::Device(device_of(row).context("reading the devices", self.path)?))
         })
     }
 
     fn visit_syncs(&self, visit: &mut Visit<'_>) -> Result<()> {
-        self.scan("SELECT client_id, device, program, last_sync FROM sync_server_syncs", |row| {
-            visit(Record::Sync(use_of(row).context("reading the last syncs", self.path)?))
-        })
+        let sql = format!("SELECT client_id, device, program, last_sync FROM sync_server_syncs {STAYING}");
+        self.scan(&sql, |row| visit(Record::Sync(use_of(row).context("reading the last syncs", self.path)?)))
     }
 
     fn visit_events(&self, visit: &mut Visit<'_>) -> Result<()> {

@@ -13,6 +13,7 @@ mod registry;
 mod replace;
 mod sizes;
 mod txn;
+mod upkeep;
 
 use super::registry::Registry;
 use super::{Error, Kind, Reader, Result, Storage, Writer};

@@ -6,13 +6,16 @@ use super::txn::{Text, Txn, state_at, version_at};
 use crate::credential::Hash;
 use crate::protocol::{ClientId, Snapshot, State, VersionId};
 use crate::storage::Result;
-use crate::storage::registry::{Device, Entry, Event, LastSync, Match, Reader, Writer};
-use rusqlite::{Row, params};
+use crate::storage::registry::{
+    Device, Entry, Event, LastSync, Match, Portion, Reader, Removal, Removed, Writer,
+};
+use rusqlite::{OptionalExtension, Row, params};
 use uuid::Uuid;
 
 /// What is known of clients, their versions apart.
 const ENTRIES: &str = "
-    SELECT c.client_id, r.label, r.suspended, r.created, coalesce(r.devices, 0), c.latest_version_id,
+    SELECT c.client_id, r.label, iif(r.removal IS NULL, r.suspended, 2), r.created,
+           coalesce(r.devices, 0), c.latest_version_id,
            c.snapshot_version_id, c.snapshot_timestamp,
            c.versions_since_snapshot + coalesce(n.versions, 0), length(c.snapshot),
            (SELECT max(s.last_sync) FROM sync_server_syncs s WHERE s.client_id = c.client_id)
@@ -157,24 +160,18 @@ impl Txn<'_> {
         Ok(())
     }
 
-    fn remove_history(&self, client: ClientId) -> rusqlite::Result<()> {
-        for table in ["versions", "sync_server_counts", "sync_server_sizes"] {
-            let sql = format!("DELETE FROM {table} WHERE client_id = ?1");
-            self.connection.execute(&sql, [Text::of(client.uuid())])?;
-        }
-        sizes::after_removal(self.connection)
-    }
-
-    fn remove_all(&self, client: ClientId) -> rusqlite::Result<()> {
-        self.remove_history(client)?;
-        self.forget(client)?;
-        self.connection
-            .execute("DELETE FROM clients WHERE client_id = ?1", [Text::of(client.uuid())])
-            .map(|_| ())
+    fn mark(&self, client: ClientId, removal: Removal) -> rusqlite::Result<()> {
+        let mut statement = self.statement(
+            // One that removes all is not made less by one that removes the history.
+            "INSERT INTO sync_server_clients (client_id, removal) VALUES (?1, ?2)
+             ON CONFLICT (client_id) DO UPDATE SET removal = min(coalesce(removal, 2), excluded.removal)",
+        )?;
+        statement.execute(params![Text::of(client.uuid()), number_of(removal)])?;
+        self.empty(client)
     }
 
     fn empty(&self, client: ClientId) -> rusqlite::Result<()> {
-        self.remove_history(client)?;
+        self.forget_figures(client)?;
         let sql = "UPDATE clients SET latest_version_id = ?2, snapshot_version_id = NULL,
                        versions_since_snapshot = NULL, snapshot_timestamp = NULL, snapshot = NULL
                    WHERE client_id = ?1";
@@ -182,11 +179,102 @@ impl Txn<'_> {
         self.connection.execute(sql, parameters).map(|_| ())
     }
 
+    /// What is counted of a client's history; without it everything is counted anew.
+    fn forget_figures(&self, client: ClientId) -> rusqlite::Result<()> {
+        for table in ["sync_server_counts", "sync_server_sizes"] {
+            let sql = format!("DELETE FROM {table} WHERE client_id = ?1");
+            self.connection.execute(&sql, [Text::of(client.uuid())])?;
+        }
+        Ok(())
+    }
+
+    fn remove_step(&mut self, client: ClientId, most: Portion) -> rusqlite::Result<Removed> {
+        let id = Text::of(client.uuid());
+        let sql = "SELECT removal FROM sync_server_clients WHERE client_id = ?1";
+        let mark = self.statement(sql)?.query_row([&id], |row| row.get::<_, Option<i64>>(0)).optional()?;
+        let Some(mark) = mark.flatten() else { return Ok(Removed { versions: 0, is_done: true }) };
+        let versions = self.remove_versions(&id, most)?;
+        let is_done = !self
+            .statement("SELECT EXISTS (SELECT 1 FROM versions WHERE client_id = ?1)")?
+            .query_row([&id], |row| row.get::<_, bool>(0))?;
+        if is_done {
+            self.forget_figures(client)?;
+            if mark == number_of(Removal::Client) {
+                self.forget(client)?;
+                self.statement("DELETE FROM clients WHERE client_id = ?1")?.execute([&id])?;
+            } else {
+                self.change(client, "removal", None::<i64>)?;
+            }
+        }
+        Ok(Removed { versions, is_done })
+    }
+
+    /// Removes the first versions that there are, and returns how many.
+    fn remove_versions(&self, client: &Text, most: Portion) -> rusqlite::Result<u64> {
+        let mut statement = self
+            .statement("SELECT rowid, length(history_segment) FROM versions WHERE client_id = ?1 LIMIT ?2")?;
+        let mut rows = statement.query(params![client, most.rows.max(1)])?;
+        let (mut bytes, mut chosen) = (0, Vec::new());
+        while let Some(row) = rows.next()?
+            && (chosen.is_empty() || bytes < most.bytes)
+        {
+            chosen.push(row.get::<_, i64>(0)?);
+            bytes += row.get::<_, Option<i64>>(1)?.map_or(0, i64::unsigned_abs);
+        }
+        drop(rows);
+        let mut statement = self.statement("DELETE FROM versions WHERE rowid = ?1")?;
+        for rowid in &chosen {
+            statement.execute([rowid])?;
+        }
+        sizes::after_removal(self.connection)?;
+        Ok(chosen.len() as u64)
+    }
+
+    fn prune_start(&self, client: ClientId, versions: &[VersionId]) -> rusqlite::Result<bool> {
+        let id = Text::of(client.uuid());
+        let mut statement = self.statement(
+            "SELECT c.latest_version_id FROM clients c
+             WHERE c.client_id = ?1 AND c.snapshot_version_id IS NOT NULL AND NOT EXISTS (
+                 SELECT 1 FROM sync_server_clients r WHERE r.client_id = ?1 AND r.removal IS NOT NULL)",
+        )?;
+        let latest = statement.query_row([&id], |row| version_at(row, 0)).optional()?.flatten();
+        if latest.is_none_or(|latest| versions.contains(&latest)) {
+            return Ok(false);
+        }
+        let mut statement = self.statement(
+            "SELECT rowid, length(history_segment) FROM versions WHERE version_id = ?1 AND client_id = ?2",
+        )?;
+        let find = |version: &VersionId| {
+            let found = statement.query_row(params![Text::of(version.uuid()), &id], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?.unwrap_or(0)))
+            });
+            found.optional()
+        };
+        let found: Vec<_> = versions.iter().map(find).collect::<rusqlite::Result<_>>()?;
+        let Some(found) = found.into_iter().collect::<Option<Vec<_>>>() else { return Ok(false) };
+        let mut statement = self.statement("DELETE FROM versions WHERE rowid = ?1")?;
+        for (rowid, _) in &found {
+            statement.execute([rowid])?;
+        }
+        sizes::subtract(self.connection, &id, &found)?;
+        sizes::after_removal(self.connection)?;
+        Ok(true)
+    }
+
+    fn leavers(&self) -> rusqlite::Result<Vec<ClientId>> {
+        let mut statement =
+            self.statement("SELECT client_id FROM sync_server_clients WHERE removal IS NOT NULL")?;
+        let rows = statement.query_map([], |row| client_at(row, 0))?;
+        rows.collect()
+    }
+
     pub(super) fn insert_event(&self, event: &Event) -> rusqlite::Result<()> {
         let client = event.client.map_or(Uuid::nil(), ClientId::uuid);
         let mut statement = self.statement(
             "INSERT INTO sync_server_audit (client_id, event_id, at, local_user, action, detail)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (client_id, event_id) DO UPDATE SET
+                 at = excluded.at, action = excluded.action, detail = excluded.detail",
         )?;
         let (client, id) = (Text::of(client), Text::of(event.id));
         statement.execute(params![client, id, event.at, event.user, event.action, event.detail]).map(|_| ())
@@ -204,6 +292,10 @@ impl Reader for Txn<'_> {
 
     fn search(&mut self, text: &str, limit: usize) -> Result<Vec<Match>> {
         self.matches(text, limit).context("looking for a client", self.path)
+    }
+
+    fn leaving(&mut self) -> Result<Vec<ClientId>> {
+        self.leavers().context("looking for clients that are being removed", self.path)
     }
 
     fn devices(&mut self, client: ClientId) -> Result<Vec<Device>> {
@@ -245,16 +337,28 @@ impl Writer for Txn<'_> {
         self.delete_device(client, name).context("removing a device", self.path)
     }
 
-    fn remove(&mut self, client: ClientId) -> Result<()> {
-        self.remove_all(client).context("removing a client", self.path)
+    fn begin_removal(&mut self, client: ClientId, removal: Removal) -> Result<()> {
+        self.mark(client, removal).context("beginning to remove a client", self.path)
     }
 
-    fn reset(&mut self, client: ClientId) -> Result<()> {
-        self.empty(client).context("emptying a client's history", self.path)
+    fn remove_some(&mut self, client: ClientId, most: Portion) -> Result<Removed> {
+        self.remove_step(client, most).context("removing a client's versions", self.path)
+    }
+
+    fn prune(&mut self, client: ClientId, versions: &[VersionId]) -> Result<bool> {
+        self.prune_start(client, versions).context("removing old versions", self.path)
     }
 
     fn record(&mut self, event: &Event) -> Result<()> {
         self.insert_event(event).context("recording a change", self.path)
+    }
+}
+
+/// As the database has it.
+fn number_of(removal: Removal) -> i64 {
+    match removal {
+        Removal::Client => 1,
+        Removal::History => 2,
     }
 }
 

@@ -78,6 +78,21 @@ pub(super) fn is_behind(connection: &Connection) -> rusqlite::Result<bool> {
     Ok(last != up_to)
 }
 
+/// Takes removed versions, by their row numbers and lengths, out of what is kept of their client.
+pub(super) fn subtract(
+    connection: &Connection,
+    client: &Text,
+    removed: &[(i64, i64)],
+) -> rusqlite::Result<()> {
+    let (_, up_to) = bounds(connection)?;
+    let kept = || removed.iter().filter(|(rowid, _)| *rowid <= up_to);
+    let versions = i64::try_from(kept().count()).unwrap_or(i64::MAX);
+    let bytes: i64 = kept().map(|(_, bytes)| bytes).sum();
+    let sql =
+        "UPDATE sync_server_sizes SET versions = versions - ?2, bytes = bytes - ?3 WHERE client_id = ?1";
+    connection.prepare_cached(sql)?.execute(rusqlite::params![client, versions, bytes]).map(|_| ())
+}
+
 /// To be called after versions were removed together with what was kept of them: the next version
 /// gets the number that follows the highest that is left.
 pub(super) fn after_removal(connection: &Connection) -> rusqlite::Result<()> {

@@ -3,7 +3,7 @@
 use super::fault::{Context, damaged};
 use crate::credential::Hash;
 use crate::protocol::{Client, ClientId, Snapshot, State, VersionId};
-use crate::storage::{Body, Held, Lookup, Noted, Reader, Result, Writer};
+use crate::storage::{Body, Held, Lookup, Noted, Reader, Result, Sink, Writer};
 use rusqlite::Error::FromSqlConversionFailure;
 use rusqlite::types::Type;
 use rusqlite::{CachedStatement, Connection, MAIN_DB, OptionalExtension, Row, params};
@@ -53,8 +53,8 @@ impl<'c> Txn<'c> {
     fn find_client(&mut self, client: ClientId) -> rusqlite::Result<Option<Client>> {
         let mut statement = self.statement(
             "SELECT c.rowid, c.latest_version_id, c.snapshot_version_id, c.snapshot_timestamp,
-                    c.versions_since_snapshot + coalesce(n.versions, 0), length(c.snapshot), r.suspended,
-                    r.devices
+                    c.versions_since_snapshot + coalesce(n.versions, 0), length(c.snapshot),
+                    iif(r.removal IS NULL, r.suspended, 2), r.devices
              FROM clients c
                   LEFT JOIN sync_server_counts n
                   ON n.client_id = ?1 AND n.snapshot_version_id = c.snapshot_version_id
@@ -80,8 +80,8 @@ impl<'c> Txn<'c> {
         // One child for each parent is the rule; where adopted rows break it, the first is served.
         let mut statement = self.statement(
             "SELECT c.latest_version_id, v.version_id, length(v.history_segment), v.rowid,
-                    CASE WHEN length(v.history_segment) <= ?3 THEN v.history_segment END, r.suspended,
-                    r.devices
+                    CASE WHEN length(v.history_segment) <= ?3 THEN v.history_segment END,
+                    iif(r.removal IS NULL, r.suspended, 2), r.devices
              FROM clients c
                   LEFT JOIN versions v ON v.client_id = ?1 AND v.parent_version_id = ?2
                   LEFT JOIN sync_server_clients r ON r.client_id = ?1
@@ -103,7 +103,8 @@ impl<'c> Txn<'c> {
     fn find_snapshot(&self, client: ClientId, room: usize) -> rusqlite::Result<Option<Held>> {
         let mut statement = self.statement(
             "SELECT c.snapshot_version_id, length(c.snapshot), c.rowid,
-                    CASE WHEN length(c.snapshot) <= ?2 THEN c.snapshot END, r.suspended, r.devices
+                    CASE WHEN length(c.snapshot) <= ?2 THEN c.snapshot END,
+                    iif(r.removal IS NULL, r.suspended, 2), r.devices
              FROM clients c LEFT JOIN sync_server_clients r ON r.client_id = ?1
              WHERE c.client_id = ?1",
         )?;
@@ -115,6 +116,24 @@ impl<'c> Txn<'c> {
             _ => None,
         };
         Ok(Some(Held { state: state_at(row, 4)?, has_devices: has_devices_at(row, 5)?, snapshot }))
+    }
+
+    fn read_snapshot(&self, client: ClientId, piece: usize, sink: &mut Sink<'_>) -> rusqlite::Result<()> {
+        let mut statement = self.statement(
+            "SELECT rowid FROM clients
+             WHERE client_id = ?1 AND snapshot IS NOT NULL AND snapshot_version_id IS NOT NULL",
+        )?;
+        let found = statement.query_row([Text::of(client.uuid())], |row| row.get(0)).optional()?;
+        let Some(rowid) = found else { return Ok(()) };
+        let blob = self.connection.blob_open(MAIN_DB, "clients", "snapshot", rowid, true)?;
+        for start in (0..blob.len()).step_by(piece) {
+            let mut bytes = vec![0; piece.min(blob.len() - start)];
+            blob.read_at_exact(&mut bytes, start)?;
+            if !sink(bytes) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn find_device(&self, client: ClientId, name: &str) -> rusqlite::Result<Option<Hash>> {
@@ -318,6 +337,10 @@ impl Reader for Txn<'_> {
     fn snapshot(&mut self, client: ClientId, room: usize) -> Result<Option<Held>> {
         self.find_snapshot(client, room).context("reading a snapshot", self.path)
     }
+
+    fn pour_snapshot(&mut self, client: ClientId, piece: usize, sink: &mut Sink<'_>) -> Result<()> {
+        self.read_snapshot(client, piece, sink).context("reading a snapshot", self.path)
+    }
 }
 
 impl Writer for Txn<'_> {
@@ -386,10 +409,17 @@ fn client_of(row: &Row) -> rusqlite::Result<Client> {
     })
 }
 
+/// What statements give for the state of a client that is being removed, beside what they have of
+/// suspended ones.
+const LEAVING: i64 = 2;
+
 /// A client of which the operator never said anything is active.
 pub(super) fn state_at(row: &Row, column: usize) -> rusqlite::Result<State> {
-    let suspended = row.get::<_, Option<bool>>(column)?.unwrap_or(false);
-    Ok(if suspended { State::Suspended } else { State::Active })
+    Ok(match row.get::<_, Option<i64>>(column)? {
+        None | Some(0) => State::Active,
+        Some(LEAVING) => State::Leaving,
+        Some(_) => State::Suspended,
+    })
 }
 
 fn has_devices_at(row: &Row, column: usize) -> rusqlite::Result<bool> {
