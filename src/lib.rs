@@ -38,6 +38,7 @@
 //! | [`storage::location`] | which kinds of databases there are, and where one is | what is in them, who asks |
 //! | [`storage::contents`] | all that a database holds, as records, out of one and into another | files, formats |
 //! | [`upkeep`] | what keeps a database in order, in steps: everything looked at, old versions pruned, clients removed | which database, who asks |
+//! | [`doctor`] | what a helpful colleague would look at before anything is wrong | as which user, for whom |
 //! | [`archive`] | the format of backups: records into bytes and back, checked; pure but for `std::io` and a thread that computes the checksum | databases, files |
 //! | [`backup`] | backups as files: written beside their place, verified, named; the thread that makes them by themselves | which database, who asks |
 //! | [`workers`] | small reads where they are asked; named threads behind bounded queues for the rest; group commit; the clock and new IDs | HTTP, SQL |
@@ -80,6 +81,7 @@ pub mod config;
 pub mod control;
 pub mod credential;
 pub mod daemon;
+pub mod doctor;
 pub mod healthcheck;
 pub mod http;
 pub mod lifecycle;

@@ -114,7 +114,8 @@ fn what_people_see() {
     done(dir.path(), &["add-client", "--id", ID, "--label", "alice"]);
     golden("list-devices-none", &done(dir.path(), &["list-devices", "alice"]));
     golden("add-device", &done(dir.path(), &[&["add-device", "alice", "laptop"][..], &url].concat()));
-    done(dir.path(), &["add-device", "alice", "phone"]);
+    let drawn = done(dir.path(), &["add-device", "alice", "phone", "--qr"]);
+    assert!(drawn.contains("▄▄▄▄▄") && drawn.contains("phone:"), "{drawn}");
     golden("list-devices", &done(dir.path(), &["list-devices", "alice"]));
     golden("show-client-devices", &done(dir.path(), &["show-client", "alice"]));
     golden("remove-device", &done(dir.path(), &["remove-device", "alice", "phone"]));

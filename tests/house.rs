@@ -20,6 +20,7 @@ const ROOMS: &[Room] = &[
             "config",
             "control",
             "credential",
+            "doctor",
             "protocol",
             "storage",
             "tls",
@@ -36,6 +37,7 @@ const ROOMS: &[Room] = &[
     Room { name: "control", uses: &["config", "storage"] },
     Room { name: "credential", uses: &[] },
     Room { name: "daemon", uses: &[] },
+    Room { name: "doctor", uses: &["backup", "config", "healthcheck", "protocol", "storage", "tls"] },
     Room { name: "healthcheck", uses: &["config", "peer", "tls"] },
     Room { name: "http", uses: &["config", "credential", "peer", "protocol", "storage", "workers"] },
     Room {
@@ -107,6 +109,7 @@ const WALLS: &[Wall] = &[
             "control.rs",
             "healthcheck.rs",
             "admin/",
+            "doctor/",
             "backup/",
         ],
         why: "below the workers, time and randomness are arguments",

@@ -10,6 +10,7 @@ mod config;
 mod crash;
 mod declared;
 mod devices;
+mod doctor;
 mod faults;
 mod house;
 mod lifecycle;

@@ -1,6 +1,6 @@
 //! The certificate: how it is about it, and another one now.
 
-use super::{FAILURE, Output, Refusal, refusal};
+use super::{FAILURE, Output, Refusal, desk, refusal};
 use crate::config::{Config, Environment};
 use crate::control;
 use crate::tls::Status;
@@ -49,10 +49,9 @@ fn status(config: &Config, data_dir: &Path) -> Result<Output, Refusal> {
              your own",
         ));
     };
-    let now = SystemTime::now();
     let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
     let facts = status.facts.as_ref();
-    let problem = status.problem(now);
+    let problem = status.problem(desk::now());
     let json = json!({
         "names": facts.map(|facts| &facts.names),
         "valid_from": facts.map(|facts| time(facts.from)),

@@ -13,6 +13,7 @@ mod check;
 mod columns;
 mod desk;
 mod devices;
+pub mod doctor;
 mod list;
 mod naming;
 mod progress;
@@ -54,7 +55,7 @@ pub enum Verb {
     /// Empty a client's history and keep the client.
     ResetClient { client: String, yes: bool },
     /// Give a device of a client a credential of its own.
-    AddDevice { client: String, device: String },
+    AddDevice { client: String, device: String, qr: bool },
     /// List the devices of a client.
     ListDevices { client: String },
     /// Lock out a device of a client.
@@ -258,7 +259,7 @@ fn act(desk: &Desk, verb: &Verb) -> Result<Output, Refusal> {
         Verb::ResumeClient { client } => change::resume(desk, client),
         Verb::RemoveClient { client, yes } => change::remove(desk, client, *yes),
         Verb::ResetClient { client, yes } => change::reset(desk, client, *yes),
-        Verb::AddDevice { client, device } => devices::add(desk, client, device),
+        Verb::AddDevice { client, device, qr } => devices::add(desk, client, device, *qr),
         Verb::ListDevices { client } => devices::list(desk, client),
         Verb::RemoveDevice { client, device, yes } => devices::remove(desk, client, device, *yes),
         Verb::Backup { file, yes } => backup::write(desk, file, *yes),

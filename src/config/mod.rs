@@ -121,6 +121,15 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
+    /// The addresses that a text holds, without any look-up; `*` is every address of both families.
+    pub fn spelled_out(name: &str) -> Vec<SocketAddr> {
+        let texts = match name.strip_prefix("*:") {
+            Some(port) => vec![format!("[::]:{port}"), format!("0.0.0.0:{port}")],
+            None => vec![name.to_owned()],
+        };
+        texts.iter().filter_map(|text| text.parse().ok()).collect()
+    }
+
     /// Whether only this machine can reach it, as far as its text tells.
     pub fn is_local(&self) -> bool {
         let Endpoint::Tcp(address) = self else { return true };

@@ -114,17 +114,8 @@ fn bind_tcp(name: &str, all: &[Endpoint], before: &[Listener]) -> Result<Vec<Soc
 
 /// All that a name stands for.
 fn addresses(name: &str) -> io::Result<Vec<SocketAddr>> {
-    let known = addresses_in(name);
+    let known = Endpoint::spelled_out(name);
     if known.is_empty() { Ok(name.to_socket_addrs()?.collect()) } else { Ok(known) }
-}
-
-/// The addresses that a text holds without any look-up; `*` is every address of both families.
-fn addresses_in(name: &str) -> Vec<SocketAddr> {
-    let texts = match name.strip_prefix("*:") {
-        Some(port) => vec![format!("[::]:{port}"), format!("0.0.0.0:{port}")],
-        None => vec![name.to_owned()],
-    };
-    texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 fn bind_addresses(
@@ -178,7 +169,9 @@ fn bind_address(address: SocketAddr, all: &[Endpoint]) -> io::Result<TcpListener
 fn serves_both_families(address: SocketAddr, all: &[Endpoint]) -> bool {
     let port = address.port();
     let is_ipv4_of_same_port = |endpoint: &Endpoint| match endpoint {
-        Endpoint::Tcp(name) => addresses_in(name).iter().any(|other| other.is_ipv4() && other.port() == port),
+        Endpoint::Tcp(name) => {
+            Endpoint::spelled_out(name).iter().any(|other| other.is_ipv4() && other.port() == port)
+        }
         Endpoint::Unix(_) => false,
     };
     address.ip().is_unspecified() && !all.iter().any(is_ipv4_of_same_port)

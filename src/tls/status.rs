@@ -5,7 +5,7 @@ use super::acme::Acme;
 use super::pem;
 use crate::config::Config;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// How it is about the certificate.
 #[derive(Clone, Debug, Default)]
@@ -41,8 +41,9 @@ impl Status {
         Ok(Some(Status { facts: Some(Facts::of(&chain[0])?), ..Status::default() }))
     }
 
-    /// What a person should do something about at `now`, if anything.
-    pub fn problem(&self, now: SystemTime) -> Option<String> {
+    /// What a person should do something about at `now`, in seconds since 1970, if anything.
+    pub fn problem(&self, now: i64) -> Option<String> {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.try_into().unwrap_or(0));
         let reason = self.last_error.as_deref().map_or(String::new(), |why| format!(": {why}"));
         match &self.facts {
             None => Some(format!("there is no certificate yet{reason}")),
