@@ -18,7 +18,8 @@
 //!                      │           │
 //!                      │        storage/
 //!                      ▼           ▼
-//!               protocol, credential, peer       cellar: pure
+//!               protocol, credential, peer,      cellar: pure
+//!               metrics
 //! ```
 //!
 //! Arrows point down only. A request walks one way and back: [`listen`] (accept, permit, who it is
@@ -31,6 +32,7 @@
 //! |---|---|---|
 //! | [`protocol`] | IDs, requests, outcomes, and the rules as total functions | clocks, randomness, I/O |
 //! | [`credential`] | a device's name and token: read, hashed, compared in constant time | clocks, randomness, I/O, whose the device is |
+//! | [`metrics`] | what is counted, in numbers that nobody waits for, and their text | who counts, who asks |
 //! | [`peer`] | who is at the other end, and whom proxies are believed to name; the PROXY protocol and forwarding headers as bytes | sockets, HTTP |
 //! | [`service`] | the four transactions over a storage transaction | clocks, randomness, which database, HTTP |
 //! | [`storage`] | one narrow trait for the server, [`storage::registry`] beside it for operators; transactions are closures, so "forgot to roll back" cannot be written | the protocol's decisions, tokio |
@@ -87,6 +89,7 @@ pub mod http;
 pub mod lifecycle;
 pub mod listen;
 pub mod logging;
+pub mod metrics;
 pub mod peer;
 pub mod protocol;
 pub mod service;

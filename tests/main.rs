@@ -16,6 +16,7 @@ mod house;
 mod lifecycle;
 mod limits;
 mod logging;
+mod metrics;
 mod proxied;
 mod prune;
 mod side_door;
