@@ -114,13 +114,18 @@ fn in_background(config: &Config, environment: &Environment, held: logging::Held
 /// Does everything that can fail for a reason outside of this program.
 fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failure> {
     greeting::begin();
-    let location =
-        locate(config, environment).map_err(|message| Failure { exit_code: 78, ..failure(message) })?;
-    let tls = Acceptor::load(config).map_err(failure)?;
+    let wrong = |message| Failure { exit_code: 78, ..failure(message) };
+    let location = locate(config, environment).map_err(wrong)?;
+    let certificates = place::certificates(config, environment).map_err(wrong)?;
+    let tls = Acceptor::load(config, &certificates).map_err(failure)?;
     let lock = match location.directory() {
         Some(directory) => {
             directory::make(directory).map_err(failure)?;
             Some(DirectoryLock::take(directory).map_err(failure)?)
+        }
+        None if config.acme.is_on() => {
+            directory::make(&certificates).map_err(failure)?;
+            None
         }
         None => None,
     };

@@ -2,7 +2,7 @@
 
 mod new_generation;
 mod old_generation;
-mod taskwarrior;
+pub mod taskwarrior;
 
 use crate::admin::{done, json, place, text};
 use crate::prune::done_later;
@@ -17,11 +17,11 @@ use uuid::Uuid;
 const SNAPSHOTS: &[&str] = &["--snapshot-versions", "5"];
 
 /// A task's properties, all that a kind of client can show.
-type Task = BTreeMap<String, String>;
-type Tasks = BTreeMap<Uuid, Task>;
+pub type Task = BTreeMap<String, String>;
+pub type Tasks = BTreeMap<Uuid, Task>;
 
 /// One device with a real client on it.
-trait Device: Send {
+pub trait Device: Send {
     /// Makes a pending task.
     fn add(&mut self, description: &str) -> Uuid;
     fn set(&mut self, task: Uuid, property: &str, value: &str);
@@ -45,10 +45,10 @@ struct Expected {
 
 /// One history that several devices share.
 #[derive(Clone)]
-struct Account {
-    url: String,
-    client: Uuid,
-    secret: String,
+pub struct Account {
+    pub url: String,
+    pub client: Uuid,
+    pub secret: String,
 }
 
 impl Account {
@@ -430,9 +430,9 @@ fn a_client_is_suspended_resumed_restored_and_reset_under_all_generations() {
 
     let file = dir.path().join("backup");
     done(dir.path(), &["backup", &file.to_string_lossy()]);
-    for ahead in 0..devices.len() {
-        devices[ahead].add("made after the backup");
-        devices[ahead].sync(false).expect("a sync succeeds");
+    for device in &mut devices {
+        device.add("made after the backup");
+        device.sync(false).expect("a sync succeeds");
     }
     server.stop();
     done(dir.path(), &["restore", &file.to_string_lossy(), "--yes"]);

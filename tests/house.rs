@@ -23,6 +23,7 @@ const ROOMS: &[Room] = &[
             "doctor",
             "protocol",
             "storage",
+            "tls",
             "upkeep",
         ],
     },
@@ -83,7 +84,7 @@ const WALLS: &[Wall] = &[
         why: "async ends at the workers; below them, each connection to Postgres has a runtime of its own",
     },
     Wall {
-        words: &["rustls", "tokio_rustls", "webpki_roots", "x509_parser"],
+        words: &["rustls", "tokio_rustls", "rustls_acme", "rcgen", "webpki_roots", "x509_parser"],
         only_in: &["tls/", "storage/postgres/tls.rs"],
         why: "certificates and handshakes are known to one room, and to one file for those of Postgres",
     },

@@ -2,7 +2,7 @@
 
 use super::columns::table;
 use super::{FAILURE, Format, NOT_PERMITTED, Refusal, desk, print, refusal, user};
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, place};
 use crate::control;
 use crate::doctor::{self, Finding, Grade, Serving};
 use crate::storage::location::{Location, Standing};
@@ -69,6 +69,7 @@ fn all(config: &Config, environment: &Environment, format: Format) -> Vec<Findin
         eprintln!("database: {location}");
     }
     let data_dir = location.directory();
+    let certificates = place::certificates(config, environment).unwrap_or_default();
     let is_running = control::is_there(data_dir, environment);
     let holder = data_dir.map_or_else(|| "the server".to_owned(), lock::holder);
     let serving = if is_running { Serving::Holder(holder) } else { Serving::Nobody };
@@ -78,7 +79,7 @@ fn all(config: &Config, environment: &Environment, format: Format) -> Vec<Findin
     }
     // While this process may still be root, who sees more.
     findings.extend(doctor::ports(config, &serving));
-    findings.extend(doctor::certificate(config));
+    findings.extend(doctor::certificate(config, &certificates, desk::now()));
     let backup_dir = config.backup.dir.as_deref();
     let stored = if data_dir.is_none_or(Path::exists) { read(&location) } else { Ok(None) };
     let mut latest = None;

@@ -7,6 +7,7 @@
 mod add;
 mod audit;
 mod backup;
+mod cert;
 mod change;
 mod check;
 mod columns;
@@ -24,10 +25,11 @@ mod settings;
 mod stats;
 mod user;
 
-use crate::config::{Config, Environment};
+use crate::config::{Config, Environment, place};
 use crate::protocol::ClientId;
 use crate::storage::location::Location;
 use crate::storage::{Error, Kind};
+pub use cert::Cert;
 use desk::Desk;
 use serde::Serialize;
 use serde_json::json;
@@ -64,6 +66,8 @@ pub enum Verb {
     VerifyBackup { file: String },
     /// Put what a backup holds in the place of the database.
     Restore { file: String, yes: bool },
+    /// Look at the certificate, or get another one.
+    Cert(Cert),
     /// Look whether everything that the database holds is whole.
     Check,
     /// Say how much there is, and how much room it takes.
@@ -191,6 +195,12 @@ pub fn run(verb: &Verb, config: &Config, environment: &Environment, format: Form
         return tell(backup::verify(file, format), None, format);
     }
     let located = desk::locate(config, environment);
+    if let Verb::Cert(cert) = verb {
+        let kept = located.and_then(|_| {
+            place::certificates(config, environment).map_err(|message| refusal(CONFIGURATION, message))
+        });
+        return tell(kept.and_then(|dir| cert::run(*cert, config, environment, &dir)), None, format);
+    }
     let database = located.as_ref().ok().map(Location::to_string);
     if let (Some(database), Format::People) = (&database, format) {
         eprintln!("database: {database}");
@@ -260,7 +270,7 @@ fn act(desk: &Desk, verb: &Verb) -> Result<Output, Refusal> {
         Verb::RemoveDevice { client, device, yes } => devices::remove(desk, client, device, *yes),
         Verb::Backup { file, yes } => backup::write(desk, file, *yes),
         // These want no open database.
-        Verb::VerifyBackup { .. } | Verb::Restore { .. } | Verb::Migrate { .. } => {
+        Verb::VerifyBackup { .. } | Verb::Restore { .. } | Verb::Migrate { .. } | Verb::Cert(_) => {
             unreachable!("it was done before")
         }
         Verb::Check => check::run(desk),

@@ -35,6 +35,17 @@ pub fn local(config: &Config, environment: &Environment) -> Result<Option<PathBu
     }
 }
 
+/// Where certificates are kept that the server gets by itself; of no meaning where it gets none.
+///
+/// # Errors
+/// As [`data_dir`].
+pub fn certificates(config: &Config, environment: &Environment) -> Result<PathBuf, String> {
+    if config.connection.is_some() && !config.acme.is_on() {
+        return Ok(PathBuf::new());
+    }
+    data_dir(config, environment)
+}
+
 /// Whether a data directory that [`data_dir`] gave is the calling user's own: nobody named it, and it
 /// is neither the service manager's nor the system's.
 pub fn is_personal(config: &Config, environment: &Environment, data_dir: &Path) -> bool {
