@@ -430,9 +430,9 @@ fn a_client_is_suspended_resumed_restored_and_reset_under_all_generations() {
 
     let file = dir.path().join("backup");
     done(dir.path(), &["backup", &file.to_string_lossy()]);
-    for ahead in 0..devices.len() {
-        devices[ahead].add("made after the backup");
-        devices[ahead].sync(false).expect("a sync succeeds");
+    for device in &mut devices {
+        device.add("made after the backup");
+        device.sync(false).expect("a sync succeeds");
     }
     server.stop();
     done(dir.path(), &["restore", &file.to_string_lossy(), "--yes"]);
