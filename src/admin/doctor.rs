@@ -74,7 +74,7 @@ fn all(config: &Config, environment: &Environment, format: Format) -> Vec<Findin
     findings.push(doctor::space("disk", &data_dir, 0));
     // While this process may still be root, who sees more.
     findings.extend(doctor::ports(config, &serving));
-    findings.extend(doctor::certificate(config));
+    findings.extend(doctor::certificate(config, &data_dir, desk::now()));
     let backup_dir = config.backup.dir.as_deref();
     let stored = if data_dir.exists() { read(&data_dir) } else { Ok(None) };
     let mut latest = None;
