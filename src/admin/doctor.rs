@@ -8,6 +8,7 @@ use crate::doctor::{self, Finding, Grade, Serving};
 use crate::storage::location::{Location, Standing};
 use crate::storage::lock;
 use crate::storage::registry::{Entry, Event, Registry};
+use crate::storage::sqlite::FILE_NAME;
 use crate::storage::upkeep::{Examination, Measures};
 use serde::Serialize;
 use serde_json::json;
@@ -106,10 +107,10 @@ fn all(config: &Config, environment: &Environment, format: Format) -> Vec<Findin
 
 /// What there is to read of a database; `None` where there is none or not one of today.
 fn read(location: &Location) -> Result<Option<Stored>, Refusal> {
-    if let Some(data_dir) = location.directory()
-        && rustix::process::geteuid().is_root()
-        && let Ok(data) = data_dir.metadata()
-    {
+    let data_dir = location.directory();
+    if let Some(data_dir) = data_dir.filter(|_| !rustix::process::geteuid().is_root()) {
+        desk::check_user(data_dir, &data_dir.join(FILE_NAME))?;
+    } else if let Some(Ok(data)) = data_dir.map(Path::metadata) {
         user::become_user(data.uid(), data.gid()).map_err(|error| {
             refusal(
                 NOT_PERMITTED,
