@@ -139,6 +139,13 @@ fn administer(matches: &ArgMatches, environment: Environment) -> ExitCode {
     let format = admin::format(matches);
     let environment = with_credentials(environment);
     match resolve(matches, &environment) {
+        resolved if name == admin::DOCTOR => {
+            let config = match &resolved {
+                Ok(resolved) => Ok(&resolved.config),
+                Err(refusal) => Err(&refusal.lines[..]),
+            };
+            ExitCode::from(operators::doctor::run(config, &environment, format))
+        }
         Ok(resolved) => {
             let verb = admin::verb(name, matches);
             ExitCode::from(operators::run(&verb, &resolved.config, &environment, format))

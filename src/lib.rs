@@ -18,7 +18,8 @@
 //!                      │           │
 //!                      │        storage/
 //!                      ▼           ▼
-//!               protocol, credential, peer       cellar: pure
+//!               protocol, credential, peer,      cellar: pure
+//!               metrics
 //! ```
 //!
 //! Arrows point down only. A request walks one way and back: [`listen`] (accept, permit, who it is
@@ -31,6 +32,7 @@
 //! |---|---|---|
 //! | [`protocol`] | IDs, requests, outcomes, and the rules as total functions | clocks, randomness, I/O |
 //! | [`credential`] | a device's name and token: read, hashed, compared in constant time | clocks, randomness, I/O, whose the device is |
+//! | [`metrics`] | what is counted, in numbers that nobody waits for, and their text | who counts, who asks |
 //! | [`peer`] | who is at the other end, and whom proxies are believed to name; the PROXY protocol and forwarding headers as bytes | sockets, HTTP |
 //! | [`service`] | the four transactions over a storage transaction | clocks, randomness, which database, HTTP |
 //! | [`storage`] | one narrow trait for the server, [`storage::registry`] beside it for operators; transactions are closures, so "forgot to roll back" cannot be written | the protocol's decisions, tokio |
@@ -38,6 +40,7 @@
 //! | [`storage::location`] | which kinds of databases there are, and where one is | what is in them, who asks |
 //! | [`storage::contents`] | all that a database holds, as records, out of one and into another | files, formats |
 //! | [`upkeep`] | what keeps a database in order, in steps: everything looked at, old versions pruned, clients removed | which database, who asks |
+//! | [`doctor`] | what a helpful colleague would look at before anything is wrong | as which user, for whom |
 //! | [`archive`] | the format of backups: records into bytes and back, checked; pure but for `std::io` and a thread that computes the checksum | databases, files |
 //! | [`backup`] | backups as files: written beside their place, verified, named; the thread that makes them by themselves | which database, who asks |
 //! | [`workers`] | small reads where they are asked; named threads behind bounded queues for the rest; group commit; the clock and new IDs | HTTP, SQL |
@@ -80,11 +83,13 @@ pub mod config;
 pub mod control;
 pub mod credential;
 pub mod daemon;
+pub mod doctor;
 pub mod healthcheck;
 pub mod http;
 pub mod lifecycle;
 pub mod listen;
 pub mod logging;
+pub mod metrics;
 pub mod peer;
 pub mod protocol;
 pub mod service;

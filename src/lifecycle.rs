@@ -13,6 +13,7 @@ mod notify;
 mod running;
 
 use crate::config::{Config, Environment, LogFormat, place};
+use crate::http::Entrance;
 use crate::listen::{self, Listener};
 use crate::storage::location::Location;
 use crate::storage::lock::DirectoryLock;
@@ -119,9 +120,14 @@ fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failu
     let tls = Acceptor::load(config).map_err(failure)?;
     directory::make(&data_dir).map_err(failure)?;
     let lock = DirectoryLock::take(&data_dir).map_err(failure)?;
-    let listeners =
-        listen::bind(&config.listen, &config.http_listen).map_err(|failures| failure(failures.join("\n")))?;
+    let doors = [
+        (Entrance::Main, &config.listen[..]),
+        (Entrance::Side, &config.http_listen),
+        (Entrance::Monitor, &config.metrics_listen),
+    ];
+    let listeners = listen::bind(&doors).map_err(|failures| failure(failures.join("\n")))?;
     let location = Location::Directory(data_dir.clone());
+    location.tidy().map_err(|error| failure(error.message))?;
     let prepared = location.prepare(&config.migration, notify::progress);
     let warnings = prepared.map_err(|error| failure(error.message))?;
     Ok(Premises { data_dir, location, lock, listeners, tls, warnings })

@@ -8,9 +8,12 @@
 //! an idle server adds no latency. Nothing is answered before the commit that contains it.
 
 mod syncs;
+mod writer;
 
 use self::syncs::Syncs;
+use self::writer::write_all;
 use crate::credential::Credential;
+use crate::metrics::Metrics;
 use crate::protocol::{ClientId, Outcome, Read, Request, VersionId, Write};
 use crate::service::{self, Policy};
 use crate::storage::{Error, Kind, Result, Storage};
@@ -63,6 +66,7 @@ const GROUP: usize = 128;
 /// clone is gone.
 #[derive(Clone)]
 pub struct Workers {
+    metrics: Arc<Metrics>,
     reads: Sender<Job<Read>>,
     large_reads: Sender<LargeRead>,
     writes: Sender<Job<Write>>,
@@ -133,10 +137,21 @@ impl Workers {
             read_large(&*large_storage, &policy, &large_jobs);
         })?);
         let syncs = Arc::new(Syncs::default());
-        let noted = syncs.clone();
-        threads.push(spawn("writer".to_owned(), move || write_all(&*storage, &policy, &write_jobs, &noted))?);
+        let metrics = Arc::new(Metrics::default());
+        let (noted, counted) = (syncs.clone(), metrics.clone());
+        threads.push(spawn("writer".to_owned(), move || {
+            write_all(&*storage, &policy, &write_jobs, &noted, &counted);
+        })?);
         Ok((
-            Workers { reads, large_reads, writes, syncs, here: Arc::new(here), asked: Arc::default() },
+            Workers {
+                metrics,
+                reads,
+                large_reads,
+                writes,
+                syncs,
+                here: Arc::new(here),
+                asked: Arc::default(),
+            },
             Threads(threads),
         ))
     }
@@ -184,6 +199,16 @@ impl Workers {
         let read = Read::GetSnapshot { client, room };
         let outcome = send(&self.large_reads, Some(read), brought, |job| (job, Some(sink))).await?;
         Ok((outcome, pieces))
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.metrics.clone()
+    }
+
+    /// How many jobs wait, by the name of their queue.
+    pub fn queues(&self) -> [(&'static str, usize); 3] {
+        [("reads", self.reads.len()), ("large_reads", self.large_reads.len()), ("writes", self.writes.len())]
     }
 
     /// How many requests there were, which tells quiet times from others.
@@ -345,60 +370,6 @@ fn pour(
             None => log::error!("the snapshot of client {client:?} was sent in part only: {error}"),
         }
     }
-}
-
-fn write_all(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<Job<Write>>, syncs: &Syncs) {
-    let mut held_back = None;
-    while let Some(first) = held_back.take().or_else(|| jobs.recv().ok()) {
-        let group = gather(first, jobs, &mut held_back);
-        // Only the first attempt takes them along: they must not fail the jobs.
-        let noted = Cell::new(syncs.take_due(unix_seconds()));
-        answer(group, |batch| {
-            let taken = noted.take();
-            let outcomes = storage.writing(|writer| {
-                let outcomes = each(batch, |write, brought| {
-                    service::write(writer, policy, write, brought, Uuid::now_v7().into(), unix_seconds())
-                })?;
-                writer.note_syncs(&taken)?;
-                Ok(outcomes)
-            });
-            if outcomes.is_err() {
-                syncs.give_back(taken);
-            }
-            outcomes
-        });
-        if let Err(error) = storage.rest() {
-            log::warn!("between transactions: {error}");
-        }
-    }
-    let noted = syncs.take_all();
-    if noted.is_empty() {
-        return;
-    }
-    if let Err(error) = storage.writing(|writer| writer.note_syncs(&noted)) {
-        log::warn!("who synced last is not noted: {error}");
-    }
-}
-
-/// The first job and what is already queued behind it. A large job is held back for a group of its own.
-fn gather(
-    first: Job<Write>,
-    jobs: &Receiver<Job<Write>>,
-    held_back: &mut Option<Job<Write>>,
-) -> Vec<Job<Write>> {
-    let alone = is_large(&first);
-    let mut group = vec![first];
-    while !alone && group.len() < GROUP {
-        match jobs.try_recv() {
-            Ok(job) if is_large(&job) => {
-                *held_back = Some(job);
-                break;
-            }
-            Ok(job) => group.push(job),
-            Err(_) => break,
-        }
-    }
-    group
 }
 
 fn is_large(job: &Job<Write>) -> bool {

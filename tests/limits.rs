@@ -314,3 +314,192 @@ fn an_upload_in_flight_at_a_stop_is_answered_and_idle_connections_end_at_once() 
     assert!(upload.is_closed());
     assert!(server.wait().success());
 }
+
+/// Long enough for a test that would fail if the server waited for it.
+const NEVER: &str = "10m";
+
+#[test]
+fn silent_connections_make_room_for_those_who_ask() {
+    let server =
+        Server::start(&["--connections-limit", "20", "--idle-timeout", NEVER, "--header-timeout", NEVER]);
+    let silent: Vec<_> = (0..60).map(|_| server.connect()).collect();
+    let mut replica = Replica::of_new_client(&server);
+    assert_eq!(replica.add_version(NIL, b"segment").status, 200);
+    server.log().wait_for("all 20 connections are in use");
+    drop(silent);
+
+    // Nor do those who begin a head and leave it at that, or were answered and ask nothing more.
+    let mut begun: Vec<_> = (0..30).map(|_| server.connect()).collect();
+    begun.iter_mut().for_each(|begun| begun.send(b"GET / HT"));
+    assert_eq!(Replica::of_new_client(&server).add_version(NIL, b"segment").status, 200);
+    drop(begun);
+    let idle: Vec<_> = (0..30)
+        .map(|_| {
+            let mut idle = server.connect();
+            idle.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+            assert_eq!(idle.response().status, 200);
+            idle
+        })
+        .collect();
+    assert_eq!(Replica::of_new_client(&server).add_version(NIL, b"segment").status, 200);
+    drop(idle);
+}
+
+#[test]
+fn bodies_that_hardly_move_make_room_too() {
+    let server = Server::start(&["--connections-limit", "4"]);
+    let mut slow: Vec<_> = (0..4).map(|_| announce(&server, MIB)).collect();
+    let mut waiting = server.connect();
+    waiting.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    waiting.stream.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout can be set");
+    let deadline = Instant::now() + PATIENCE;
+    while waiting.stream.peek(&mut [0]).is_err() {
+        // Twice as much as is always enough.
+        slow.iter_mut().for_each(|slow| drop(slow.stream.write_all(&[0; 1024])));
+        assert!(Instant::now() < deadline, "they keep everyone else out");
+    }
+    assert_eq!(waiting.response().status, 200);
+    server.log().wait_for("status=408");
+}
+
+#[test]
+fn who_has_asked_and_closed_that_direction_is_answered() {
+    let server = Server::start(&[]);
+    let mut replica = Replica::of_new_client(&server);
+    let body = vec![7; 5 * MIB];
+    let path = format!("/v1/client/add-version/{NIL}");
+    let headers = [("X-Client-Id", &*replica.client), ("Content-Type", SEGMENT)];
+    let half_close = |connection: &mut Connection| {
+        connection.stream.shutdown(std::net::Shutdown::Write).expect("it is open");
+    };
+    replica.connection.send_head("POST", &path, &headers, body.len());
+    replica.connection.send(&body);
+    half_close(&mut replica.connection);
+    assert_eq!(replica.connection.response().status, 200);
+    assert!(replica.connection.is_closed());
+    let mut reader = ask(&server, &replica.client);
+    half_close(&mut reader);
+    assert!(reader.response().body == body);
+    assert!(reader.is_closed());
+}
+
+#[test]
+fn two_who_trickle_do_not_hold_the_memory_while_someone_waits_for_it() {
+    let server = Server::start(&TIGHT);
+    let mut slow = announce(&server, 10 * MIB);
+    let start = Instant::now();
+    let upload = std::thread::scope(|scope| {
+        let mut upload = None;
+        // Ten times what is always enough, and after a minute still far from the end.
+        while upload.as_ref().is_none_or(|upload: &std::thread::ScopedJoinHandle<_>| !upload.is_finished()) {
+            let _ = slow.stream.write_all(&[0; 1024]);
+            sleep(Duration::from_millis(100));
+            if upload.is_none() && start.elapsed() > Duration::from_secs(3) {
+                let add = || Replica::of_new_client(&server).add_version(NIL, &vec![0; 10 * MIB]).status;
+                upload = Some(scope.spawn(add));
+            }
+            assert!(start.elapsed() < PATIENCE, "one who trickles holds the memory");
+        }
+        upload.expect("it was begun").join().expect("it ends well")
+    });
+    assert_eq!(upload, 200);
+    assert_eq!(slow.response().status, 408);
+}
+
+/// A server behind a proxy, which is us.
+fn behind_us(args: &[&str]) -> Server {
+    Server::start(&[&["--trusted-proxies", "127.0.0.1"], args].concat())
+}
+
+fn root_for(connection: &mut Connection, address: &str) -> Response {
+    connection.request("GET", "/", &[("X-Forwarded-For", address)], b"")
+}
+
+#[test]
+fn one_address_asks_no_more_than_its_share_and_others_do_not_notice() {
+    // One each ten seconds.
+    let server = behind_us(&["--address-requests", "6", "--address-exempt", "198.51.100.0/24"]);
+    let (mut first, mut second) = (server.connect(), server.connect());
+    let start = Instant::now();
+    for _ in 0..6 {
+        assert_eq!(root_for(&mut first, "203.0.113.7").status, 200);
+    }
+    first.send_head("GET", "/", &[("X-Forwarded-For", "203.0.113.7")], 0);
+    let line = server.log().wait_for("more than 6 requests a minute");
+    assert!(line.contains("203.0.113.7 ") && line.contains("address.requests"), "{line}");
+    let refused = root_for(&mut second, "203.0.113.7");
+    assert_eq!(refused.status, 429);
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    for n in 0..20 {
+        assert_eq!(root_for(&mut second, &format!("203.0.113.{}", 20 + n)).status, 200);
+        assert_eq!(root_for(&mut second, "198.51.100.9").status, 200);
+        assert_eq!(second.request("GET", "/", &[], b"").status, 200, "the proxy itself");
+    }
+    assert_eq!(first.response().status, 200, "who waits gets its turn");
+    assert!(start.elapsed() >= Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn one_address_has_no_more_connections_than_its_share() {
+    let server = behind_us(&["--address-connections", "2", "--real-address", "proxy-protocol"]);
+    let connect = |address: &str| {
+        let mut connection = server.connect();
+        connection.send(format!("PROXY TCP4 {address} 192.0.2.1 1 1\r\n").as_bytes());
+        connection
+    };
+    let mut open: Vec<_> = (0..2).map(|_| connect("203.0.113.7")).collect();
+    for connection in &mut open {
+        assert_eq!(connection.request("GET", "/", &[], b"").status, 200);
+    }
+    let mut third = connect("203.0.113.7");
+    let refused = third.response();
+    assert_eq!(refused.status, 429);
+    assert!(refused.header("retry-after").is_some() && refused.text().contains("connections"), "{refused:?}");
+    assert!(third.is_closed());
+    let line = server.log().wait_for("has 2 connections open");
+    assert!(line.contains("203.0.113.7 ") && line.contains("address.connections"), "{line}");
+    for n in 0..9 {
+        assert_eq!(connect(&format!("203.0.113.{}", 20 + n)).request("GET", "/", &[], b"").status, 200);
+    }
+    drop(open);
+    let deadline = Instant::now() + PATIENCE;
+    while connect("203.0.113.7").try_request("GET", "/", &[], b"").is_ok_and(|answer| answer.status == 429) {
+        assert!(Instant::now() < deadline, "those who left still count");
+    }
+}
+
+#[test]
+fn what_was_no_request_has_a_line_too() {
+    let server = Server::start(&["--header-timeout", "1s"]);
+    for (bytes, status) in [
+        (&b"nonsense\r\n\r\n"[..], 400),
+        (&[&b"GET / HTTP/1.1\r\nHost: x\r\nX: "[..], &[b'x'; 20_000][..], b"\r\n\r\n"].concat(), 431),
+        (b"GET / HTTP/1.1\r\nHost:", 408),
+    ] {
+        let mut connection = server.connect();
+        let _ = connection.stream.write_all(bytes);
+        assert_eq!(connection.response().status, status);
+        let line = server.log().wait_for(&format!("method=- path=- status={status} "));
+        assert!(line.contains("peer=127.0.0.1:"), "{line}");
+    }
+}
+
+#[test]
+fn without_files_for_connections_the_server_goes_on() {
+    let server = Server::start(&["--idle-timeout", NEVER]);
+    let pid = server.pid().to_string();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its files").count();
+    let limit = format!("--nofile={0}:{0}", open + 20);
+    let set = std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+    assert!(set.expect("prlimit runs").success());
+    let mut silent: Vec<_> = (0..60).map(|_| server.connect()).collect();
+    server.log().wait_for("cannot accept connections");
+    let mut replica = Replica::of_new_client(&server);
+    let mut parent = NIL.to_owned();
+    for _ in 0..5 {
+        let added = replica.add_version(&parent, b"segment");
+        assert_eq!(added.status, 200);
+        parent = added.version();
+        silent.push(server.connect());
+    }
+}

@@ -9,7 +9,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
-const NAME: &str = "taskchampion-sync-server.sqlite3";
+/// The database's name in a data directory.
+pub const NAME: &str = "taskchampion-sync-server.sqlite3";
 
 const TABLES: &str = "
     PRAGMA journal_mode=OFF;

@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::options::{How, Subject};
+use crate::prefill;
 use crate::wire::Place;
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
@@ -47,6 +48,12 @@ impl Server {
     /// The process' ID, where this program started it.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(|process| process.child.id())
+    }
+
+    /// The database, where this program started it.
+    pub fn data_file(&self) -> Result<PathBuf> {
+        let process = self.process.as_ref().ok_or("its data is not known")?;
+        Ok(process.dir.path().join("data").join(prefill::NAME))
     }
 
     /// The end of its log, where this program started it.

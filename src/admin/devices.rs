@@ -34,7 +34,7 @@ enum Obstacle {
     Last,
 }
 
-pub fn add(desk: &Desk, name: &str, device: &str) -> Result<Output, Refusal> {
+pub fn add(desk: &Desk, name: &str, device: &str, qr: bool) -> Result<Output, Refusal> {
     check_name(device)?;
     let client = naming::find_staying(desk.registry(), name)?.client;
     let token = secret::token()?;
@@ -53,7 +53,7 @@ pub fn add(desk: &Desk, name: &str, device: &str) -> Result<Output, Refusal> {
         Ok(None)
     })?;
     match obstacle {
-        None => Ok(show(desk, client, device, &token, is_first)),
+        None => show(desk, client, device, &token, is_first, qr),
         Some(Obstacle::Device) => {
             let message = format!(
                 "client {client:?} has a device {device:?}, whose token is known to it alone: nothing was changed. \
@@ -65,7 +65,14 @@ pub fn add(desk: &Desk, name: &str, device: &str) -> Result<Output, Refusal> {
     }
 }
 
-fn show(desk: &Desk, client: ClientId, device: &str, token: &str, is_first: bool) -> Output {
+fn show(
+    desk: &Desk,
+    client: ClientId,
+    device: &str,
+    token: &str,
+    is_first: bool,
+    qr: bool,
+) -> Result<Output, Refusal> {
     let (url, guess) = settings::server_url(desk.config);
     let server_url = settings::with_device(&url, device, token);
     let others = match is_first && !desk.config.require_device {
@@ -75,10 +82,10 @@ fn show(desk: &Desk, client: ClientId, device: &str, token: &str, is_first: bool
         ),
         false => String::new(),
     };
-    let text = format!(
-        "On {device} alone, beside the client's other settings:\n\n{}\n{ONCE}{others}",
-        settings::url_command(&server_url)
-    );
+    let command = settings::url_command(&server_url);
+    let drawn = if qr { format!("\n{}", settings::qr(&command)?) } else { String::new() };
+    let text =
+        format!("On {device} alone, beside the client's other settings:\n\n{command}{drawn}\n{ONCE}{others}");
     let mut output = Output::new(text, &Added { name: device, token, server_url: &server_url });
     output.warnings.extend(guess);
     if server_url.starts_with("http://") && !settings::is_local(desk.config) {
@@ -87,7 +94,7 @@ fn show(desk: &Desk, client: ClientId, device: &str, token: &str, is_first: bool
         output.warnings.push(plain.to_owned());
     }
     output.warnings.extend(add::not_listed(desk.config, client));
-    output
+    Ok(output)
 }
 
 const ONCE: &str = "\

@@ -12,6 +12,7 @@ mod check;
 mod columns;
 mod desk;
 mod devices;
+pub mod doctor;
 mod list;
 mod naming;
 mod progress;
@@ -52,7 +53,7 @@ pub enum Verb {
     /// Empty a client's history and keep the client.
     ResetClient { client: String, yes: bool },
     /// Give a device of a client a credential of its own.
-    AddDevice { client: String, device: String },
+    AddDevice { client: String, device: String, qr: bool },
     /// List the devices of a client.
     ListDevices { client: String },
     /// Lock out a device of a client.
@@ -251,7 +252,7 @@ fn act(desk: &Desk, verb: &Verb) -> Result<Output, Refusal> {
         Verb::ResumeClient { client } => change::resume(desk, client),
         Verb::RemoveClient { client, yes } => change::remove(desk, client, *yes),
         Verb::ResetClient { client, yes } => change::reset(desk, client, *yes),
-        Verb::AddDevice { client, device } => devices::add(desk, client, device),
+        Verb::AddDevice { client, device, qr } => devices::add(desk, client, device, *qr),
         Verb::ListDevices { client } => devices::list(desk, client),
         Verb::RemoveDevice { client, device, yes } => devices::remove(desk, client, device, *yes),
         Verb::Backup { file, yes } => backup::write(desk, file, *yes),
@@ -270,11 +271,11 @@ fn refusal(exit_code: u8, message: impl Into<String>) -> Refusal {
 
 /// A failure of the database. Here it is no surprise that another process holds it.
 fn failed(error: Error) -> Refusal {
-    let message = match error.kind {
-        Kind::Busy => {
-            "the server or another verb kept the database busy: nothing was changed, try again".to_owned()
-        }
-        _ => error.message,
-    };
-    refusal(FAILURE, message)
+    match error.kind {
+        Kind::Busy => refusal(
+            IN_USE,
+            "the server or another verb kept the database busy: nothing was changed, try again",
+        ),
+        _ => refusal(FAILURE, error.message),
+    }
 }

@@ -25,7 +25,7 @@ pub fn asking(environment: &Environment) -> String {
 pub fn for_new(data_dir: &Path) -> Result<(u32, u32), Error> {
     let above = data_dir.ancestors().skip(1).find_map(|part| part.metadata().ok());
     let above = above.ok_or_else(|| Error::from(ErrorKind::NotFound))?;
-    let service = if above.uid() == 0 { service_user() } else { None };
+    let service = if above.uid() == 0 { service() } else { None };
     Ok(service.unwrap_or((above.uid(), above.gid())))
 }
 
@@ -41,7 +41,8 @@ pub fn become_user(uid: u32, gid: u32) -> Result<(), Error> {
     Ok(())
 }
 
-fn service_user() -> Option<(u32, u32)> {
+/// The user that a package makes for the server, where there is one.
+pub fn service() -> Option<(u32, u32)> {
     accounts().find(|account| account.name == SERVICE).map(|account| (account.uid, account.gid))
 }
 

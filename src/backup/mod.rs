@@ -3,6 +3,7 @@
 //! Knows files and when a backup is due; neither which database it is of nor who wants it.
 
 pub mod directory;
+mod flush;
 mod problem;
 pub mod schedule;
 mod target;
@@ -64,9 +65,11 @@ fn fill(
     part: &Part,
     watch: &mut Watch<'_>,
 ) -> Result<Summary, Problem> {
-    let (file, summary) =
-        to_stream(contents, head, part.file(), watch).map_err(|problem| part.explain(problem))?;
-    file.sync_all().map_err(|error| part.failed(&error))?;
+    let file = part.file();
+    let (flushed, written) =
+        flush::during(file, |out| to_stream(contents, head, out, watch).map(|(_, summary)| summary));
+    let summary = written.map_err(|problem| part.explain(problem))?;
+    flushed.and_then(|()| file.sync_all()).map_err(|error| part.failed(&error))?;
     // What the kernel remembers of it says nothing about what the disk has.
     let _ = fadvise(file, 0, None, Advice::DontNeed);
     let again = File::open(part.path()).map_err(|error| part.failed(&error))?;

@@ -5,6 +5,9 @@ use crate::protocol::ClientId;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+/// The verb that has something to say of a configuration that is wrong, too.
+pub const DOCTOR: &str = "doctor";
+
 /// `admin` and its verbs.
 pub fn command() -> Command {
     let json = Arg::new("json")
@@ -77,7 +80,8 @@ fn devices() -> [Command; 3] {
         Command::new("add-device")
             .about("Give a device of a client a name and token of its own")
             .arg(client())
-            .arg(name()),
+            .arg(name())
+            .arg(flag("qr", "Draw the setting as a QR code too")),
         Command::new("list-devices").about("List the devices of a client").arg(client()),
         Command::new("remove-device")
             .about("Lock out a device of a client")
@@ -104,13 +108,17 @@ fn keeping() -> [Command; 3] {
     ]
 }
 
-fn overseeing() -> [Command; 3] {
+fn overseeing() -> [Command; 4] {
     [
         Command::new("check")
             .about("Look whether the database and every client's history are whole; exits with 0 or 1"),
         Command::new("prune")
             .about("Remove versions that are older than retention_days and covered by a snapshot")
             .arg(flag("dry-run", "Only say what would be removed")),
+        Command::new(DOCTOR).about(
+            "Look at all that a helpful colleague would: configuration, disk, ports, clock, certificate, database, \
+             backups; exits with 0 or 1",
+        ),
         Command::new("stats").about("Say how much there is, and how much room it takes"),
     ]
 }
@@ -152,7 +160,7 @@ pub fn verb(name: &str, matches: &ArgMatches) -> Verb {
         "resume-client" => Verb::ResumeClient { client: client() },
         "remove-client" => Verb::RemoveClient { client: client(), yes: matches.get_flag("yes") },
         "reset-client" => Verb::ResetClient { client: client(), yes: matches.get_flag("yes") },
-        "add-device" => Verb::AddDevice { client: client(), device: device() },
+        "add-device" => Verb::AddDevice { client: client(), device: device(), qr: matches.get_flag("qr") },
         "list-devices" => Verb::ListDevices { client: client() },
         "remove-device" => {
             Verb::RemoveDevice { client: client(), device: device(), yes: matches.get_flag("yes") }

@@ -40,6 +40,8 @@ pub struct Config {
     pub listen: Vec<Endpoint>,
     /// Where plain HTTP is spoken beside HTTPS, without the protocol.
     pub http_listen: Vec<Endpoint>,
+    /// Where to tell whoever watches over the server.
+    pub metrics_listen: Vec<Endpoint>,
     /// The path under which the protocol is served; begins and ends with `/`.
     pub base_path: String,
     /// The URL that clients use, where the operator named it; ends with `/`.
@@ -64,6 +66,8 @@ pub struct Config {
     pub snapshot: SnapshotPolicy,
     /// Limits of requests and connections.
     pub limits: Limits,
+    /// Addresses that no limit by address holds for.
+    pub address_exempt: Networks,
     /// The log.
     pub log: Log,
     /// Whether a copy is kept before a migration changes a database that holds data.
@@ -157,6 +161,10 @@ pub struct Limits {
     pub memory_wait: Duration,
     /// Connections that may be open at once.
     pub connections: usize,
+    /// Connections that one address may have open; 0: no limit of its own.
+    pub address_connections: u32,
+    /// Requests a minute that one address may send; 0: no limit.
+    pub address_requests: u32,
     /// From the first byte of a request's head to its last.
     pub header_timeout: Duration,
     /// How long a body, sent or received, may make no progress.

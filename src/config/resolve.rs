@@ -3,7 +3,7 @@
 use super::file::{self, Content, Found};
 use super::setting::{Setting, Shape};
 use super::source::{Origin, Sources};
-use super::{Backup, Config, Limits, Log, LogFormat, Migration, Proxies, RealAddress, Tls};
+use super::{Backup, Config, Limits, Log, LogFormat, Migration, Networks, Proxies, RealAddress, Tls};
 use super::{table, warning};
 use crate::protocol::SnapshotPolicy;
 use std::collections::BTreeMap;
@@ -97,6 +97,7 @@ fn blank() -> Config {
         file: None,
         listen: Vec::new(),
         http_listen: Vec::new(),
+        metrics_listen: Vec::new(),
         base_path: String::new(),
         public_url: None,
         trusted_proxies: Proxies::default(),
@@ -113,11 +114,14 @@ fn blank() -> Config {
             memory: 0,
             memory_wait: Duration::ZERO,
             connections: 0,
+            address_connections: 0,
+            address_requests: 0,
             header_timeout: Duration::ZERO,
             body_timeout: Duration::ZERO,
             idle_timeout: Duration::ZERO,
             shutdown_timeout: Duration::ZERO,
         },
+        address_exempt: Networks::default(),
         log: Log { level: String::new(), format: LogFormat::Text, file: None },
         migration: Migration { copy: false, copy_dir: None },
         backup: Backup::default(),

@@ -29,6 +29,8 @@ static TIME: Kind = kind("TIME", "a time such as 30s, 5m or 500ms");
 static INTERVAL: Kind = kind("TIME", "a time such as 24h or 7days");
 static PROXIES: Kind =
     Kind { shape: Shape::List, ..kind("ADDRESS", "an address, a network such as 10.0.0.0/8, or unix") };
+static NETWORKS: Kind =
+    Kind { shape: Shape::List, ..kind("ADDRESS", "an address or a network such as 203.0.113.0/24") };
 static REAL_ADDRESS: Kind = kind("HEADER", "x-forwarded-for, forwarded or proxy-protocol");
 static URL_PATH: Kind = kind("PATH", "a path such as /tasks/");
 static URL: Kind = kind("URL", "a URL such as https://tasks.example.org/");
@@ -63,6 +65,7 @@ const STORAGE: &str = "Storage";
 const BACKUPS: &str = "Backups";
 const LIMITS: &str = "Limits";
 const LOG: &str = "Log";
+const METRICS: &str = "Metrics";
 const PROCESS: &str = "Process";
 
 /// Where the configuration is read from where nobody names a file.
@@ -412,9 +415,45 @@ pub static TABLE: &[Setting] = &[
         kind: &NUMBER,
         default: Some("1024"),
         doc: "How many connections may be open at once",
-        long: "Further ones wait in the kernel's queue. Each takes a file descriptor: the limit of open files is raised \
+        long: "Further ones wait in the kernel's queue, and connections that say nothing, idle or hardly move make room for \
+               them. Each takes a file descriptor: the limit of open files is raised \
                as far as the system lets the server, and where that is not enough, fewer are let in.",
         set: |config, text, _| put(&mut config.limits.connections, value::count(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "address.connections",
+        section: LIMITS,
+        kind: &NUMBER,
+        default: Some("128"),
+        doc: "How many connections one address may have open",
+        long: "Further ones are answered 429, or closed before a TLS handshake. An IPv6 address counts with its network \
+               of 64 bits. This and address.requests hold neither for unix sockets nor for addresses of this machine and \
+               of private networks, unless a proxy in trusted_proxies names them. 0 is no limit.",
+        set: |config, text, _| put(&mut config.limits.address_connections, value::number(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "address.requests",
+        section: LIMITS,
+        kind: &NUMBER,
+        default: Some("6000"),
+        doc: "How many requests one address may send a minute",
+        long: "A minute's worth is answered at once. Then requests are answered as often as that, so that a device \
+               with a long history to fetch is slower and does not fail; who sends so many that they would wait longer \
+               than 10 s is answered 429. 0 is no limit.",
+        set: |config, text, _| put(&mut config.limits.address_requests, value::number(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "address.exempt",
+        section: LIMITS,
+        kind: &NETWORKS,
+        unset: "none",
+        example: "203.0.113.0/24",
+        doc: "Addresses for which the limits by address do not hold",
+        long: "Nor does the slowing down of wrong names and tokens of devices.",
+        set: |config, text, _| config.address_exempt.add(text),
         ..PLAIN
     },
     Setting {
@@ -464,6 +503,19 @@ pub static TABLE: &[Setting] = &[
         doc: "The file that the log goes to",
         long: "Opened anew on SIGHUP and `sync-server reload`, so that it can be rotated.",
         set: |config, text, cwd| put_some(&mut config.log.file, value::path(text, cwd)),
+        ..PLAIN
+    },
+    Setting {
+        key: "metrics.listen",
+        section: METRICS,
+        kind: &ADDRESSES,
+        unset: "none",
+        example: "localhost:9180",
+        doc: "Where to tell what is counted",
+        long: "Plain HTTP, for Prometheus at /metrics, and for people at /readyz?verbose, which says what is well and \
+               what is not: the database, backups, what waits. Nothing there is secret, and nothing names a client, \
+               but it need not be everyone's either.",
+        set: |config, text, cwd| push(&mut config.metrics_listen, value::endpoint(text, cwd)),
         ..PLAIN
     },
     Setting {

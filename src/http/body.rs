@@ -2,7 +2,7 @@
 
 use super::decode::{self, Decoder, Encoded, Step};
 use super::memory::{Exhausted, Memory, Reservation, SMALL};
-use super::timed::{Phase, Progress};
+use super::progress::{Phase, Progress};
 use super::wire::{Coding, Problem};
 use crate::workers::Pieces;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
@@ -75,6 +75,7 @@ impl Reading<'_> {
 
     async fn whole(&mut self, length: usize) -> Result<Collected, Problem> {
         let reservation = self.memory.reserve(length).await?;
+        self.progress.hold_large_body(reservation.is_large());
         let mut body = Vec::with_capacity(length);
         self.progress.enter(Phase::Body);
         while let Some(bytes) = self.next().await? {
@@ -143,7 +144,11 @@ impl Reading<'_> {
                 }
                 // An error is a broken chunk or a lost connection: only one of them is answered,
                 // and the connection ends with both.
-                Pin::new(&mut self.source.incoming).poll_frame(cx).map(Ok)
+                match Pin::new(&mut self.source.incoming).poll_frame(cx) {
+                    // The end of the connection came before its own.
+                    Poll::Pending if self.progress.has_hung_up() => Poll::Ready(Err(Problem::BrokenBody)),
+                    frame => frame.map(Ok),
+                }
             });
             match frame.await? {
                 None => {
@@ -174,6 +179,7 @@ impl Reading<'_> {
         let step = held.clamp(GROWTH.0, GROWTH.1);
         self.progress.enter(Phase::Busy);
         self.memory.grow(reservation, bytes.max(held + step).min(claim), claim).await?;
+        self.progress.hold_large_body(reservation.is_large());
         self.progress.enter(phase);
         Ok(())
     }
@@ -251,6 +257,7 @@ impl Reply {
         mut reservation: Option<Reservation>,
         progress: Arc<Progress>,
     ) -> Reply {
+        progress.hold_large_body(reservation.as_ref().is_some_and(Reservation::is_large));
         let rest = match reservation.take_if(|_| !body.is_empty()) {
             Some(reservation) => Bytes::from_owner(Owned { body, _reservation: reservation }),
             None => Bytes::from(body),

@@ -1,7 +1,9 @@
 //! One HTTP/1 connection from its first byte to its last.
 
 use super::body::Reply;
-use super::timed::{Progress, Stage, Timed, Watch};
+use super::memory::Memory;
+use super::progress::{Phase, Progress, Rank};
+use super::timed::{Stage, Timed, Watch};
 use super::{App, Entrance, wire};
 use crate::peer::Peer;
 use hyper::body::Incoming;
@@ -17,6 +19,9 @@ use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
+
+/// The status of [`wire::HEAD_TIMED_OUT`].
+const HEAD_TIMED_OUT: u16 = 408;
 
 /// A request's head may have this many bytes.
 const LARGEST_HEAD: usize = 16 * 1024;
@@ -41,19 +46,27 @@ enum End {
     Cut,
 }
 
+/// One connection, as those know it who serve it.
+#[derive(Clone)]
+pub struct Visit {
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// Where it came in.
+    pub entrance: Entrance,
+    /// How far it is.
+    pub progress: Arc<Progress>,
+    /// Becomes true when the server stops.
+    pub stop: watch::Receiver<bool>,
+}
+
 impl App {
-    /// Serves one connection that came through `entrance` until it ends; once `stop` is true, until the
-    /// request in flight has been answered.
-    pub async fn serve<S>(
-        self: Arc<App>,
-        stream: S,
-        peer: Peer,
-        entrance: Entrance,
-        stop: watch::Receiver<bool>,
-    ) where
+    /// Serves one connection until it ends; once it is to stop, until the request in flight has been
+    /// answered.
+    pub async fn serve<S>(self: Arc<App>, stream: S, visit: Visit)
+    where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let progress = Arc::new(Progress::default());
+        let Visit { peer, entrance, progress, stop } = visit;
         let io = TokioIo::new(Timed::new(stream, progress.clone()));
         let service = {
             let (app, progress) = (self.clone(), progress.clone());
@@ -69,23 +82,38 @@ impl App {
         builder.header_read_timeout(None).max_header_size(LARGEST_HEAD).max_buf_size(BUFFER);
         let mut connection = builder.serve_connection(io, service);
         let watch = Watch::new(&self.limits, Instant::now());
-        let end =
-            drive(&mut connection, |connection| connection.graceful_shutdown(), watch, &progress, stop).await;
+        let finish = |connection: Pin<&mut _>| http1::Connection::graceful_shutdown(connection);
+        let end = drive(&mut connection, finish, watch, &self.memory, &progress, stop).await;
         let stream = connection.into_parts().io.into_inner().into_inner();
-        match end {
-            End::Finished if progress.is_tls() => self.warn_of_tls(peer, entrance),
-            End::Finished if progress.must_linger() => linger(stream).await,
-            End::Finished | End::Cut => {}
-            End::HeadTimedOut => say(stream, wire::HEAD_TIMED_OUT).await,
-            End::Failed(error) => {
-                log::debug!("connection of {peer} ended: {error}");
-                if progress.is_proxied() {
-                    self.warn_of_proxy(peer);
+        let took = progress.age(Instant::now());
+        progress.enter(Phase::Leaving);
+        progress.began(Instant::now(), 0);
+        let leave = async {
+            match end {
+                End::Finished if progress.is_tls() => self.warn_of_tls(peer, entrance),
+                End::Finished if progress.must_linger() => linger(stream).await,
+                End::Finished | End::Cut => {}
+                End::HeadTimedOut => {
+                    self.tell_unread(peer, HEAD_TIMED_OUT, took);
+                    say(stream, wire::HEAD_TIMED_OUT).await;
                 }
-                if error.is_parse() {
-                    linger(stream).await;
+                End::Failed(error) => {
+                    log::debug!("connection of {peer} ended: {error}");
+                    if progress.is_proxied() {
+                        self.warn_of_proxy(peer);
+                    }
+                    if error.is_parse() {
+                        if let Some(status) = progress.unread_status() {
+                            self.tell_unread(peer, status, took);
+                        }
+                        linger(stream).await;
+                    }
                 }
             }
+        };
+        tokio::select! {
+            () = leave => {}
+            () = progress.unwanted() => {}
         }
     }
 
@@ -108,6 +136,7 @@ async fn drive<C>(
     connection: &mut C,
     finish: impl Fn(Pin<&mut C>),
     mut watch: Watch,
+    memory: &Memory,
     progress: &Progress,
     mut stop: watch::Receiver<bool>,
 ) -> End
@@ -123,6 +152,9 @@ where
     let mut timer = pin!(tokio::time::sleep_until(Instant::now().into()));
     let mut is_set = false;
     poll_fn(|cx| {
+        if !is_asked {
+            progress.attend(cx.waker());
+        }
         loop {
             if let Poll::Ready(result) = Pin::new(&mut *connection).poll(cx) {
                 return Poll::Ready(result.map_or_else(End::Failed, |()| End::Finished));
@@ -137,8 +169,23 @@ where
                 }
             }
             let now = Instant::now();
-            let Some(deadline) = watch.deadline(progress, now) else { return Poll::Pending };
+            let deadline = watch.deadline(progress, now, memory.is_wanted());
+            // Others need the place, unless what this one is at has changed meanwhile.
+            if progress.is_unwanted() {
+                progress.attend(cx.waker());
+                match progress.spare(now) {
+                    // Its reader answers.
+                    Some((Rank::Slow, _)) if watch.stage() == Stage::Body => {
+                        progress.expire();
+                        continue;
+                    }
+                    Some(_) => return Poll::Ready(End::Cut),
+                    None => {}
+                }
+            }
+            let Some(deadline) = deadline else { return Poll::Pending };
             if now < deadline {
+                let deadline = watch.next_look(progress, now, deadline);
                 // The timer is moved only where it would ring too late. Where it rings too early,
                 // it is set anew, so that a busy connection hardly ever touches it.
                 let rings = timer.deadline().into_std();

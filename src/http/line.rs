@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// The log target of request lines, so that they can be filtered by themselves.
-const TARGET: &str = "sync_server::request";
+pub const TARGET: &str = "sync_server::request";
 
 /// Characters of a path that a line shows at most.
 const LONGEST_PATH: usize = 200;

@@ -7,6 +7,7 @@
 
 use crate::config::Limits;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -51,6 +52,11 @@ impl Memory {
     /// The size of the large share in bytes: no body can ever hold more.
     pub fn largest(&self) -> usize {
         self.large.capacity
+    }
+
+    /// Whether someone waits for memory of the large share.
+    pub fn is_wanted(&self) -> bool {
+        self.large.waiting.load(Relaxed) > 0
     }
 
     /// Reserves memory for a body of this many bytes, waiting if need be.
@@ -99,6 +105,7 @@ impl Memory {
     }
 
     async fn wait_for<T>(&self, granted: oneshot::Receiver<T>) -> Result<T, Exhausted> {
+        self.large.waiting.fetch_add(1, Relaxed);
         let _others_move_up = MoveUp(&self.large);
         match tokio::time::timeout(self.wait, granted).await {
             Ok(Ok(granted)) => Ok(granted),
@@ -114,6 +121,11 @@ impl Reservation {
             Reservation::Small(permit) => permit.num_permits() * UNIT,
             Reservation::Large(share) => share.large.held(share.key),
         }
+    }
+
+    /// Whether it is of the large share.
+    pub fn is_large(&self) -> bool {
+        matches!(self, Reservation::Large(_))
     }
 
     /// Gives back what is more than this many bytes; it will not grow again.
@@ -145,12 +157,15 @@ struct MoveUp<'a>(&'a Arc<Large>);
 
 impl Drop for MoveUp<'_> {
     fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
         self.0.serve();
     }
 }
 
 struct Large {
     capacity: usize,
+    /// How many wait.
+    waiting: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -195,7 +210,7 @@ impl Large {
             growing: Vec::new(),
             entering: VecDeque::new(),
         };
-        Large { capacity, state: Mutex::new(state) }
+        Large { capacity, waiting: AtomicUsize::new(0), state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

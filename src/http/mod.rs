@@ -2,33 +2,46 @@
 //!
 //! Knows what the workers answer, not how; what an answer looks like is [`wire`]'s business.
 
+mod addresses;
 mod attempts;
 mod body;
 mod connection;
+mod crowd;
 mod decode;
 mod forwarding;
 mod line;
 mod memory;
+mod monitor;
+mod pace;
+mod progress;
 mod refused;
 mod seldom;
 mod sender;
 mod side;
 mod timed;
+mod unread;
 pub mod wire;
 
+use self::addresses::Addresses;
 use self::body::{Reading, Reply, Source};
-pub use self::connection::say;
+pub use self::connection::{Visit, say};
+pub use self::crowd::Crowd;
 use self::forwarding::Forwarding;
 use self::line::{Line, Shown};
 use self::memory::{Memory, Reservation};
-use self::refused::Waiting;
+pub use self::monitor::Look;
+use self::pace::Counts;
+pub use self::pace::Crowded;
+pub use self::progress::{Phase, Progress};
+use self::refused::{Waiting, warn_of_memory};
 pub use self::seldom::Seldom;
 use self::sender::Sender;
 pub use self::side::{Certificate, Entrance, SideDoor};
-use self::timed::{Phase, Progress};
+
 use self::wire::{Answer, Aside, Ask, Fetch, Problem, Upload};
 use crate::config::{Config, Limits};
 use crate::credential::Credential;
+use crate::metrics::{Metrics, Transaction};
 use crate::peer::{Peer, Trust};
 use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, VersionId, Write};
 use crate::storage::{Error, Kind};
@@ -51,9 +64,6 @@ const ROOM_ATTEMPTS: usize = 4;
 /// connection is lost meanwhile.
 const KEPT: usize = 16 * 1024;
 
-/// How long the workers may take to answer a probe.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// What all connections share.
 pub struct App {
     workers: Workers,
@@ -71,8 +81,12 @@ pub struct App {
     waiting: Waiting,
     trust: Trust,
     forwarding: Forwarding,
+    counts: Counts,
     /// Plain HTTP beside HTTPS.
     side: Option<SideDoor>,
+    metrics: Arc<Metrics>,
+    crowd: Arc<Crowd>,
+    affairs: Look,
 }
 
 /// An answer and what the log says of its request.
@@ -93,8 +107,10 @@ impl Answered {
 
 impl App {
     /// Takes what it needs of the configuration; `side` is said where plain HTTP is only an aside.
-    pub fn new(config: &Config, workers: Workers, side: Option<SideDoor>) -> App {
+    /// `affairs` looks at what happens beside the requests.
+    pub fn new(config: &Config, workers: Workers, side: Option<SideDoor>, affairs: Look) -> App {
         App {
+            metrics: workers.metrics(),
             workers,
             base_path: config.base_path.clone(),
             allowed: config.client_id.clone(),
@@ -107,13 +123,26 @@ impl App {
             waiting: Waiting::default(),
             trust: Trust::new(config),
             forwarding: Forwarding::default(),
+            counts: Counts::new(Addresses::new(&config.limits)),
             side,
+            crowd: Arc::default(),
+            affairs,
         }
     }
 
     /// How many connections may be open at once.
     pub fn connections(&self) -> usize {
         self.limits.connections
+    }
+
+    /// All connections that are open.
+    pub fn crowd(&self) -> &Arc<Crowd> {
+        &self.crowd
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Whom the operator believes.
@@ -144,22 +173,30 @@ impl App {
         entrance: Entrance,
     ) -> Response<Reply> {
         let began = Instant::now();
-        progress.enter(Phase::Busy);
+        progress.serve();
         let (head, incoming) = request.into_parts();
         let mut source = Source::new(incoming);
         let path = head.uri.path();
         let peer = self.real(peer, &head.headers);
         let ask = match entrance {
             Entrance::Side => Ok(wire::ask_aside(&self.base_path, &head.method, path)),
+            Entrance::Monitor => wire::ask_monitor(&head.method, &head.uri),
             Entrance::Main => wire::ask(&self.base_path, &head.method, path, &head.headers),
         };
         let sender = Sender::new(path, &head.headers);
         let brought = sender.credential.is_some();
-        let is_probe = matches!(ask, Ok(Ask::Health | Ask::Ready));
+        let is_probe = entrance == Entrance::Monitor || matches!(ask, Ok(Ask::Health | Ask::Ready));
+        let transaction = ask.as_ref().map_or(Transaction::Other, Ask::transaction);
+        let ask = match self.take_turn(peer, &progress).await {
+            Ok(()) => ask,
+            Err(problem) => Err(problem),
+        };
         let answered = match ask {
             Ok(Ask::Banner) => Answered::new(wire::banner(), None),
             Ok(Ask::Health) => Answered::new(wire::health(true), None),
             Ok(Ask::Ready) => Answered::new(wire::health(self.is_ready().await), None),
+            Ok(Ask::Metrics) => Answered::new(wire::metrics(self.metrics_text()), None),
+            Ok(Ask::Verbose) => Answered::new(self.report().await, None),
             Ok(Ask::Aside(aside)) => Answered::new(self.answer_aside(&aside, &head, peer), None),
             Ok(Ask::Fetch(fetch)) => self.fetch(fetch, sender).await,
             Ok(Ask::Upload(upload)) => self.upload(upload, sender, &mut source, &progress).await,
@@ -169,7 +206,7 @@ impl App {
             }
         };
         let answered = match wire::wants_credential(&answered.answer) {
-            true => self.slow_down(answered, brought, peer).await,
+            true => self.slow_down(answered, brought, peer, &progress).await,
             false => answered,
         };
         let mut response = answered.answer;
@@ -179,14 +216,16 @@ impl App {
             progress.linger();
         }
         let poured = answered.poured.as_ref().map_or(0, |(len, _)| *len);
-        let bytes = if answered.received > 0 { answered.received } else { response.body().len() + poured };
+        let sent = response.body().len() + poured;
+        let (status, took) = (response.status().as_u16(), began.elapsed());
+        self.metrics.answered(transaction, status, took, (answered.received, sent));
         let line = Line {
             method: &head.method,
             path,
-            status: response.status().as_u16(),
+            status,
             client: answered.client,
-            bytes,
-            took: began.elapsed(),
+            bytes: if answered.received > 0 { answered.received } else { sent },
+            took,
             peer,
             is_probe,
         };
@@ -198,20 +237,6 @@ impl App {
         match &self.side {
             Some(side) => side.answer(aside, &head.uri, &head.headers, peer),
             None => wire::problem(&Problem::NotFound),
-        }
-    }
-
-    async fn is_ready(&self) -> bool {
-        match tokio::time::timeout(PROBE_TIMEOUT, self.workers.probe()).await {
-            Ok(Ok(())) => true,
-            Ok(Err(failure)) => {
-                log::warn!("not ready: {}", reason(&failure));
-                false
-            }
-            Err(_) => {
-                log::warn!("not ready: the database did not answer within {} s", PROBE_TIMEOUT.as_secs());
-                false
-            }
         }
     }
 
@@ -412,25 +437,6 @@ impl App {
             }
         }
     }
-
-    fn warn_of_prefix(&self, problem: &Problem, path: &str) {
-        if let Problem::Prefix(prefix) = problem {
-            log::warn!(
-                "a client asked for {} under {}, but this server serves {}: change the URL in the \
-                 client's settings, or the option base_path",
-                Shown(path),
-                Shown(prefix),
-                self.base_path
-            );
-        }
-    }
-}
-
-fn warn_of_memory(client: ClientId) {
-    log::warn!(
-        "a request of client {client:?} was refused: no memory for its body became free in time; \
-         if this happens often, raise the option body.memory"
-    );
 }
 
 fn reason(failure: &Failure) -> String {

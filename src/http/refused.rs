@@ -1,11 +1,16 @@
 //! What is said of those who are refused, and how long they wait to hear it.
 
 use super::attempts::{Attempts, Turn};
+use super::line::Shown;
+use super::progress::Progress;
 use super::{Answered, App, wire};
 use crate::http::wire::Problem;
 use crate::peer::{Peer, Source};
 use crate::protocol::{ClientId, Refusal};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -28,10 +33,21 @@ impl Waiting {
         self.hurry.send_replace(true);
     }
 
-    async fn wait(&self, source: Option<Source>, pause: Duration) {
-        let _place = Place { waiting: self, source };
+    /// This long, unless the server stops; false where the peer hangs up meanwhile.
+    pub async fn pause(&self, pause: Duration, progress: &Progress) -> bool {
         let mut hurry = self.hurry.subscribe();
-        let _ = tokio::time::timeout(pause, hurry.wait_for(|hurry| *hurry)).await;
+        let mut pause = pin!(tokio::time::timeout(pause, hurry.wait_for(|hurry| *hurry)));
+        // The connection that finds out runs in the same task, before this.
+        poll_fn(|cx| match progress.has_hung_up() {
+            true => Poll::Ready(false),
+            false => pause.as_mut().poll(cx).map(|_| true),
+        })
+        .await
+    }
+
+    async fn wait(&self, source: Option<Source>, pause: Duration, progress: &Progress) -> bool {
+        let _place = Place { waiting: self, source };
+        self.pause(pause, progress).await
     }
 
     fn attempts(&self) -> MutexGuard<'_, Attempts> {
@@ -39,7 +55,7 @@ impl Waiting {
     }
 }
 
-/// An attempt that waits; one whose connection is lost meanwhile waits no longer.
+/// An attempt that waits.
 struct Place<'a> {
     waiting: &'a Waiting,
     source: Option<Source>,
@@ -54,7 +70,13 @@ impl Drop for Place<'_> {
 impl App {
     /// Takes its time with the answer to a request that had no valid credential. `brought` says whether
     /// it had one at all.
-    pub(super) async fn slow_down(&self, answered: Answered, brought: bool, peer: Peer) -> Answered {
+    pub(super) async fn slow_down(
+        &self,
+        answered: Answered,
+        brought: bool,
+        peer: Peer,
+        progress: &Progress,
+    ) -> Answered {
         let source = self.trust.source(peer);
         let (turn, is_news) = self.waiting.attempts().wrong(source, Instant::now());
         if is_news && let Some(client) = answered.client {
@@ -64,11 +86,23 @@ impl App {
         let answered = Answered { reservation: None, ..answered };
         match turn {
             Turn::Now => answered,
-            Turn::After(pause) => {
-                self.waiting.wait(source, pause).await;
-                answered
+            Turn::After(pause) if self.waiting.wait(source, pause, progress).await => answered,
+            Turn::After(_) | Turn::Never => {
+                Answered { answer: wire::problem(&Problem::TooManyAttempts), ..answered }
             }
-            Turn::Never => Answered { answer: wire::problem(&Problem::TooManyAttempts), ..answered },
+        }
+    }
+
+    /// A client that was given a wrong path.
+    pub(super) fn warn_of_prefix(&self, problem: &Problem, path: &str) {
+        if let Problem::Prefix(prefix) = problem {
+            log::warn!(
+                "a client asked for {} under {}, but this server serves {}: change the URL in the \
+                 client's settings, or the option base_path",
+                Shown(path),
+                Shown(prefix),
+                self.base_path
+            );
         }
     }
 
@@ -103,4 +137,12 @@ pub fn warn(client: ClientId, refusal: Refusal) {
         Refusal::NoCredential => return,
     };
     log::warn!("client {client:?} was refused: {why}");
+}
+
+/// A request for whose body there was no room.
+pub fn warn_of_memory(client: ClientId) {
+    log::warn!(
+        "a request of client {client:?} was refused: no memory for its body became free in time; \
+         if this happens often, raise the option body.memory"
+    );
 }

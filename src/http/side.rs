@@ -21,6 +21,8 @@ pub enum Entrance {
     Main,
     /// Plain HTTP beside HTTPS.
     Side,
+    /// Where whoever watches over the server asks.
+    Monitor,
 }
 
 /// What the side door must know of the certificate that the secure one shows.

@@ -5,12 +5,12 @@
 //! function of both and the time, says until when the next movement must come. One timer for each
 //! connection is enough; see [`connection`](super::connection).
 
+use super::progress::{Phase, Progress};
 use crate::config::Limits;
 use crate::peer::proxy;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,102 +19,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// deadline: enough for the slowest modem, too much for a trickle that only holds memory.
 const LOWEST_RATE: u64 = 1024;
 
+/// The same for bodies that hold memory of the large share while someone else waits for it: else two
+/// that trickle would hold all of it for a day. A body of 100 MiB still has half an hour.
+const WANTED_RATE: u64 = 64 * 1024;
+
+/// What they are given beyond that.
+const WANTED_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether someone waits.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// The first byte of every TLS connection, and of no HTTP request.
 const TLS_HANDSHAKE: u8 = 0x16;
-
-/// What a connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Phase {
-    /// It waits for the next request.
-    Idle,
-    /// Some of a request's head has arrived.
-    Head,
-    /// A request's body is wanted.
-    Body,
-    /// The server works, or waits for itself.
-    Busy,
-}
-
-/// What one connection has done so far; written by its stream and its requests' handler, which run
-/// in one task.
-#[derive(Default)]
-pub struct Progress {
-    phase: AtomicU8,
-    /// Counts the changes of phase, so that no two phases look like one.
-    turn: AtomicU32,
-    read: AtomicU64,
-    written: AtomicU64,
-    is_blocked: AtomicBool,
-    is_expired: AtomicBool,
-    must_linger: AtomicBool,
-    is_tls: AtomicBool,
-    is_proxied: AtomicBool,
-}
-
-impl Progress {
-    /// Begins a phase.
-    pub fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Relaxed);
-        self.turn.store(self.turn.load(Relaxed).wrapping_add(1), Relaxed);
-    }
-
-    /// The phase that was entered last.
-    pub fn phase(&self) -> Phase {
-        match self.phase.load(Relaxed) {
-            0 => Phase::Idle,
-            1 => Phase::Head,
-            2 => Phase::Body,
-            _ => Phase::Busy,
-        }
-    }
-
-    /// Whether the peer does not take what is written.
-    pub fn is_blocked(&self) -> bool {
-        self.is_blocked.load(Relaxed)
-    }
-
-    /// Says that the body that is being read has missed its deadline.
-    pub fn expire(&self) {
-        self.is_expired.store(true, Relaxed);
-    }
-
-    /// Whether the body that is being read has missed its deadline.
-    pub fn is_expired(&self) -> bool {
-        self.is_expired.load(Relaxed)
-    }
-
-    /// Says that an answer went out before all of its request was read.
-    pub fn linger(&self) {
-        self.must_linger.store(true, Relaxed);
-    }
-
-    /// Whether an answer went out before all of its request was read.
-    pub fn must_linger(&self) -> bool {
-        self.must_linger.load(Relaxed)
-    }
-
-    /// Whether the peer spoke TLS instead of HTTP.
-    pub fn is_tls(&self) -> bool {
-        self.is_tls.load(Relaxed)
-    }
-
-    /// Whether the peer began with a header of the PROXY protocol.
-    pub fn is_proxied(&self) -> bool {
-        self.is_proxied.load(Relaxed)
-    }
-
-    fn has_read(&self, bytes: u64) {
-        self.read.store(self.read.load(Relaxed) + bytes, Relaxed);
-        if bytes > 0 && self.phase() == Phase::Idle {
-            self.enter(Phase::Head);
-        }
-    }
-
-    fn has_written(&self, bytes: u64) {
-        self.written.store(self.written.load(Relaxed) + bytes, Relaxed);
-    }
-}
 
 /// Whose turn it is, as the deadlines see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,34 +82,47 @@ impl Watch {
     }
 
     /// Until when the peer must move, as things are `now`; `None` while it is the server's turn.
-    pub fn deadline(&mut self, progress: &Progress, now: Instant) -> Option<Instant> {
+    /// `is_wanted` says whether someone waits for memory of the large share.
+    pub fn deadline(&mut self, progress: &Progress, now: Instant, is_wanted: bool) -> Option<Instant> {
         self.look(progress, now);
+        let is_wanted = is_wanted && progress.has_large_body();
         match self.stage {
             Stage::Idle => Some(self.began + self.idle_timeout),
             Stage::Head => Some(self.began + self.header_timeout),
             Stage::Body | Stage::Write => {
-                let earned = Duration::from_secs((self.count - self.count_at_start) / LOWEST_RATE);
                 let patience = self.body_timeout;
-                Some((self.moved + patience).min(self.began + patience + earned))
+                let (rate, start) = match is_wanted {
+                    true => (WANTED_RATE, WANTED_PATIENCE.min(patience)),
+                    false => (LOWEST_RATE, patience),
+                };
+                let earned = Duration::from_secs((self.count - self.count_at_start) / rate);
+                Some((self.moved + patience).min(self.began + start + earned))
             }
             Stage::Busy => None,
         }
     }
 
+    /// When to look again, before the deadline, whether it still is one.
+    pub fn next_look(&self, progress: &Progress, now: Instant, deadline: Instant) -> Instant {
+        let is_timed = matches!(self.stage, Stage::Body | Stage::Write);
+        if is_timed && progress.has_large_body() { deadline.min(now + LOOK) } else { deadline }
+    }
+
     fn look(&mut self, progress: &Progress, now: Instant) {
         let (stage, count) = match progress.phase() {
-            _ if progress.is_blocked() => (Stage::Write, progress.written.load(Relaxed)),
+            _ if progress.is_blocked() => (Stage::Write, progress.written()),
             Phase::Idle => (Stage::Idle, 0),
             Phase::Head => (Stage::Head, 0),
-            Phase::Body => (Stage::Body, progress.read.load(Relaxed)),
-            Phase::Busy => (Stage::Busy, 0),
+            Phase::Body => (Stage::Body, progress.read()),
+            Phase::Busy | Phase::Leaving => (Stage::Busy, 0),
         };
-        let turn = progress.turn.load(Relaxed);
+        let turn = progress.turn();
         // What arrives while an answer is written begins no phase that counts.
         if stage != self.stage || (turn != self.turn && stage != Stage::Write) {
             (self.stage, self.turn) = (stage, turn);
             (self.began, self.moved) = (now, now);
             (self.count_at_start, self.count) = (count, count);
+            progress.began(now, count);
         } else if count != self.count {
             (self.moved, self.count) = (now, count);
         }
@@ -217,8 +146,18 @@ impl<S> Timed<S> {
         self.stream
     }
 
-    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.progress.is_blocked.store(result.is_pending(), Relaxed);
+    /// Whether an answer is still to be given or taken.
+    fn is_owed(&self) -> bool {
+        self.progress.is_blocked() || matches!(self.progress.phase(), Phase::Busy | Phase::Body)
+    }
+
+    fn wrote(&self, first: &[u8], result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if self.progress.phase() == Phase::Head
+            && let Some(status) = status(first)
+        {
+            self.progress.found_unread(status);
+        }
+        self.progress.block(result.is_pending());
         if let Poll::Ready(Ok(bytes)) = result {
             self.progress.has_written(bytes as u64);
         }
@@ -233,15 +172,27 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
+        if self.progress.has_hung_up() {
+            return if self.is_owed() { Poll::Pending } else { Poll::Ready(Ok(())) };
+        }
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if self.progress.read.load(Relaxed) == 0 {
+        let is_end =
+            matches!(result, Poll::Ready(Ok(()))) && buf.filled().len() == before && buf.remaining() > 0;
+        if is_end && self.progress.phase() != Phase::Idle {
+            // Whoever has asked and said that this was all still wants to hear the answer. For hyper it
+            // would be the end, so it learns of it later, when a head that is whole has been heeded.
+            self.progress.hang_up();
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.progress.read() == 0 {
             let first = &buf.filled()[before..];
             if first.first() == Some(&TLS_HANDSHAKE) {
                 // For hyper the peer has hung up: an answer in plain text would only confuse it.
-                self.progress.is_tls.store(true, Relaxed);
+                self.progress.found_tls();
                 buf.set_filled(before);
             } else if proxy::is_begun(first) {
-                self.progress.is_proxied.store(true, Relaxed);
+                self.progress.found_proxy();
             }
         }
         self.progress.has_read((buf.filled().len() - before) as u64);
@@ -252,7 +203,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.wrote(result)
+        self.wrote(buf, result)
     }
 
     fn poll_write_vectored(
@@ -261,7 +212,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.wrote(result)
+        self.wrote(bufs.first().map_or(&[], |first| first), result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -270,15 +221,25 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_flush(cx);
-        self.progress.is_blocked.store(result.is_pending(), Relaxed);
+        self.progress.block(result.is_pending());
+        if self.progress.has_hung_up() && !self.is_owed() {
+            // The end can be told now.
+            cx.waker().wake_by_ref();
+        }
         result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.progress.is_blocked.store(result.is_pending(), Relaxed);
+        self.progress.block(result.is_pending());
         result
     }
+}
+
+/// The status of an answer that begins here.
+fn status(written: &[u8]) -> Option<u16> {
+    let digits = written.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -292,6 +253,7 @@ mod tests {
         watch: Watch,
         progress: Progress,
         start: Instant,
+        is_wanted: bool,
     }
 
     impl Clock {
@@ -303,13 +265,18 @@ mod tests {
                 idle_timeout: 75 * SECOND,
                 ..Config::default().limits
             };
-            Clock { watch: Watch::new(&limits, start), progress: Progress::default(), start }
+            Clock {
+                watch: Watch::new(&limits, start),
+                progress: Progress::default(),
+                start,
+                is_wanted: false,
+            }
         }
 
         /// The deadline in seconds since the start, seen at this many seconds.
         fn deadline_at(&mut self, seconds: u32) -> Option<u64> {
             let now = self.start + seconds * SECOND;
-            let deadline = self.watch.deadline(&self.progress, now);
+            let deadline = self.watch.deadline(&self.progress, now, self.is_wanted);
             deadline.map(|deadline| deadline.duration_since(self.start).as_secs())
         }
     }
@@ -357,17 +324,32 @@ mod tests {
     }
 
     #[test]
+    fn a_large_body_must_be_faster_while_someone_waits_for_its_memory() {
+        let mut clock = Clock::new();
+        clock.progress.enter(Phase::Body);
+        assert_eq!(clock.deadline_at(0), Some(30));
+        clock.progress.has_read(640 * 1024);
+        assert_eq!(clock.deadline_at(25), Some(55));
+        clock.is_wanted = true;
+        assert_eq!(clock.deadline_at(25), Some(55), "a small one holds nothing that others want");
+        clock.progress.hold_large_body(true);
+        assert_eq!(clock.deadline_at(25), Some(20));
+        let look = clock.watch.next_look(&clock.progress, clock.start, clock.start + 40 * SECOND);
+        assert_eq!(look, clock.start + LOOK);
+    }
+
+    #[test]
     fn a_slow_reader_is_timed_by_what_it_takes_whatever_it_sends_meanwhile() {
         let mut clock = Clock::new();
         clock.progress.enter(Phase::Idle);
-        clock.progress.is_blocked.store(true, Relaxed);
+        clock.progress.block(true);
         assert_eq!(clock.deadline_at(5), Some(35));
         clock.progress.has_read(10);
         assert_eq!(clock.deadline_at(6), Some(35));
         clock.progress.has_written(1024 * 1024);
         assert_eq!(clock.deadline_at(20), Some(50));
         // Once the answer is out, the head that came meanwhile has all its time.
-        clock.progress.is_blocked.store(false, Relaxed);
+        clock.progress.block(false);
         assert_eq!(clock.deadline_at(45), Some(55));
         assert_eq!(clock.watch.stage(), Stage::Head);
     }

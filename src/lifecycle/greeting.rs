@@ -47,6 +47,13 @@ pub fn serving(
     }
 }
 
+/// Where whoever watches over the server asks.
+pub fn watched(urls: &[String]) {
+    for url in urls {
+        log::info!("metrics at {url}");
+    }
+}
+
 /// What to say where nobody can use the server yet: the one command that changes it.
 pub fn nobody(config: &Config, registry: &dyn Registry) -> Option<String> {
     let is_empty = || registry.consulting(|reader| reader.search("", 1)).is_ok_and(|found| found.is_empty());

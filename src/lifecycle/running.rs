@@ -8,8 +8,9 @@ use super::{Failure, Premises, declared, failure, greeting, notify};
 use crate::backup::schedule::Schedule;
 use crate::config::{Config, Environment};
 use crate::control::Socket;
-use crate::http::{App, Entrance, SideDoor};
+use crate::http::{App, Entrance, Look, SideDoor};
 use crate::listen;
+use crate::metrics::{Affairs, Backups};
 use crate::service::Policy;
 use crate::storage::Storage;
 use crate::storage::lock::DirectoryLock;
@@ -19,7 +20,7 @@ use crate::{control, logging};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -68,20 +69,23 @@ pub fn run(
     };
     main.block_on(async {
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let (main, side): (Vec<_>, Vec<_>) =
-            listeners.iter().partition(|listener| listener.entrance() == Entrance::Main);
+        let at = |entrance| listeners.iter().filter(move |listener| listener.entrance() == entrance);
+        let (main, side) = (at(Entrance::Main).collect::<Vec<_>>(), at(Entrance::Side));
+        let monitors: Vec<_> =
+            at(Entrance::Monitor).map(|listener| listener.url("http", "/metrics")).collect();
         let urls: Vec<_> = main.iter().map(|listener| listener.url(scheme, &config.base_path)).collect();
-        let asides: Vec<_> = side.iter().map(|listener| listener.url("http", "/")).collect();
+        let asides: Vec<_> = side.map(|listener| listener.url("http", "/")).collect();
         let port = main.iter().find_map(|listener| listener.port());
         let side = tls.clone().zip(port).map(|(tls, port)| SideDoor::new(config, port, tls));
         let status = format!("serving at {}", urls.join(" "));
-        let app = Arc::new(App::new(config, workers.clone(), side));
+        let app = Arc::new(App::new(config, workers.clone(), side, look(backups.as_ref())));
         let (stop, stopped) = watch::channel(false);
         let mut serving = network.spawn(listen::run(listeners, tls.clone(), app, stopped));
         network.spawn(notify::watchdog(workers));
         let on_disk = OnDisk { log: log.clone(), tls, status };
         open_control_socket(&data_dir, environment, &lock, &on_disk);
         greeting::serving(config, environment, &data_dir, &urls, &asides);
+        greeting::watched(&monitors);
         if let Some(certificate) = certificate {
             certificate.log();
         }
@@ -103,6 +107,20 @@ pub fn run(
             () = &mut down => ended.map(|_| ()),
             signal = signals.second(first) => exit_at_once(signal, log),
         }
+    })
+}
+
+/// Looks at what happens beside the requests.
+fn look(backups: Option<&Schedule>) -> Look {
+    let standing = backups.map(Schedule::standing);
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let started = i64::try_from(started).unwrap_or(i64::MAX);
+    Box::new(move || Affairs {
+        started,
+        backups: standing.as_ref().map(|standing| {
+            let facts = standing.facts();
+            Backups { newest: facts.newest.map(|found| found.at), failure: facts.failure, next: facts.next }
+        }),
     })
 }
 

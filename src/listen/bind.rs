@@ -70,15 +70,17 @@ impl Listener {
     }
 }
 
-/// Listens everywhere it is told to, at the main door and at the side door. A host name counts as all
+/// Listens everywhere it is told to, at each kind of door. A host name counts as all
 /// its addresses; where a family of addresses is not available on this machine, the others are enough.
 /// All failures come at once.
-pub fn bind(main: &[Endpoint], side: &[Endpoint]) -> Result<Vec<Listener>, Vec<String>> {
+pub fn bind(doors: &[(Entrance, &[Endpoint])]) -> Result<Vec<Listener>, Vec<String>> {
     let mut listeners: Vec<Listener> = Vec::new();
     let mut failures = Vec::new();
-    let all = [main, side].concat();
-    for (at, endpoint) in all.iter().enumerate() {
-        let entrance = if at < main.len() { Entrance::Main } else { Entrance::Side };
+    let named = |(entrance, endpoints): &(Entrance, &[Endpoint])| {
+        endpoints.iter().map(|endpoint| (*entrance, endpoint.clone())).collect::<Vec<_>>()
+    };
+    let (entrances, all): (Vec<_>, Vec<_>) = doors.iter().flat_map(named).unzip();
+    for (entrance, endpoint) in entrances.into_iter().zip(&all) {
         let bound = match endpoint {
             Endpoint::Tcp(name) => bind_tcp(name, &all, &listeners),
             Endpoint::Unix(path) => bind_unix(path).map(|socket| vec![socket]),
@@ -132,7 +134,7 @@ fn bind_addresses(
             Err(error) if is_unavailable(&error) => unavailable = Some((address, error)),
             Err(error) if error.kind() == ErrorKind::AddrInUse && is_taken_by(before, address.port()) => {
                 return Err(format!(
-                    "cannot listen on {}: an address before it in the option listen (or http_listen) has that port \
+                    "cannot listen on {}: an address before it in the option listen (or http_listen, or metrics.listen) has that port \
                      already; keep one of them",
                     named(name, address)
                 ));
@@ -276,7 +278,7 @@ mod tests {
     use super::*;
 
     fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>, Vec<String>> {
-        super::bind(endpoints, &[])
+        super::bind(&[(Entrance::Main, endpoints)])
     }
 
     fn tcp(name: &str) -> Endpoint {

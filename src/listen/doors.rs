@@ -2,8 +2,10 @@
 
 use super::bind::{Listener, Socket, SocketFile};
 use crate::http::Entrance;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::task::{Context, Poll};
 
 /// All listening sockets, in the runtime's hands.
@@ -41,6 +43,16 @@ impl Doors {
         Doors { doors, first: 0 }
     }
 
+    /// Whether someone is there to be accepted.
+    pub fn has_someone_waiting(&self) -> bool {
+        let mut sockets: Vec<PollFd<'_>> = self
+            .doors
+            .iter()
+            .map(|(door, _)| PollFd::from_borrowed_fd(door.socket(), PollFlags::IN))
+            .collect();
+        rustix::event::poll(&mut sockets, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
     /// The next who comes, and by which entrance.
     pub async fn accept(&mut self) -> io::Result<(Guest, Entrance)> {
         std::future::poll_fn(|cx| {
@@ -69,6 +81,13 @@ impl Door {
                 listener.set_nonblocking(true)?;
                 Ok(Door::Unix(tokio::net::UnixListener::from_std(listener)?, file))
             }
+        }
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        match self {
+            Door::Tcp(listener) => listener.as_fd(),
+            Door::Unix(listener, _) => listener.as_fd(),
         }
     }
 

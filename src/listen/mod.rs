@@ -16,7 +16,7 @@ use crate::tls::Acceptor;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// How long to wait after a failure to accept, at first and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -36,7 +36,7 @@ pub async fn run(
     let permits = Arc::new(Semaphore::new(limit));
     let house = House::new(app.clone(), tls, stop.clone());
     tokio::select! {
-        () = accept_all(listeners, &house, app.connections(), &permits) => {}
+        () = accept_all(listeners, &house, &app, limit, &permits) => {}
         // An error means that nobody is left who could say it.
         _ = stop.wait_for(|stop| *stop) => {}
     }
@@ -52,22 +52,27 @@ pub async fn run(
     }
 }
 
-async fn accept_all(listeners: Vec<Listener>, house: &House, limit: usize, permits: &Arc<Semaphore>) {
+async fn accept_all(
+    listeners: Vec<Listener>,
+    house: &House,
+    app: &Arc<App>,
+    limit: usize,
+    permits: &Arc<Semaphore>,
+) {
     let mut doors = Doors::open(listeners);
     let mut back_off = None;
-    let mut crowd = Crowd::default();
+    let mut inside = Inside { app: app.clone(), limit, said: None };
     loop {
-        if permits.available_permits() == 0 {
-            crowd.tell(limit);
-        }
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let Some(permit) = inside.place(permits, &doors).await else { return };
         match doors.accept().await {
             Ok((guest, entrance)) => {
                 back_off = None;
                 let house = house.clone();
+                let presence = app.crowd().enter();
+                app.metrics().accepted();
                 tokio::spawn(async move {
-                    house.welcome(guest, entrance).await;
-                    drop(permit);
+                    house.welcome(guest, entrance, presence.progress().clone()).await;
+                    drop((permit, presence));
                 });
             }
             // The peer was gone before we came to it.
@@ -79,6 +84,8 @@ async fn accept_all(listeners: Vec<Listener>, house: &House, limit: usize, permi
                          open, raise the process' limit of open files or lower the option connections.limit"
                     );
                 }
+                // Each connection is an open file.
+                inside.make_room();
                 let pause = back_off.unwrap_or(BACK_OFF.0);
                 tokio::time::sleep(pause).await;
                 back_off = Some((pause * 2).min(BACK_OFF.1));
@@ -90,19 +97,48 @@ async fn accept_all(listeners: Vec<Listener>, house: &House, limit: usize, permi
 /// How long nothing more is said of connections that wait, once something was.
 const SAID: Duration = Duration::from_secs(60);
 
-/// Says that nobody else is let in just now, but not for each who waits.
-#[derive(Default)]
-struct Crowd {
+/// How often those who are inside are looked through while others wait.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// One in so many makes room at a time.
+const PART: usize = 16;
+
+/// Those who were let in.
+struct Inside {
+    app: Arc<App>,
+    limit: usize,
     said: Option<Instant>,
 }
 
-impl Crowd {
-    fn tell(&mut self, limit: usize) {
+impl Inside {
+    /// A place for one more. Where there is none and someone waits, those make room who are silent or
+    /// idle, or do not get on with what they are at.
+    async fn place(&mut self, permits: &Arc<Semaphore>, doors: &Doors) -> Option<OwnedSemaphorePermit> {
+        loop {
+            let wait = tokio::time::timeout(LOOK, permits.clone().acquire_owned());
+            match wait.await {
+                Ok(permit) => return permit.ok(),
+                Err(_) if doors.has_someone_waiting() => {
+                    self.tell();
+                    self.make_room();
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn make_room(&self) {
+        let count = self.app.crowd().make_room(self.limit / PART + 1, Instant::now());
+        self.app.metrics().made_room(count);
+    }
+
+    fn tell(&mut self) {
         if self.said.is_none_or(|said| said.elapsed() >= SAID) {
             self.said = Some(Instant::now());
             log::warn!(
-                "all {limit} connections are in use, and further ones wait until one of them ends: if this happens \
-                 often, raise the option connections.limit or lower idle.timeout"
+                "all {} connections are in use, and further ones wait until one of them ends or makes room: if this \
+                 happens often, raise the option connections.limit or lower idle.timeout",
+                self.limit
             );
         }
     }

@@ -2,16 +2,19 @@
 //! first.
 
 use super::doors::Guest;
-use crate::http::{App, Entrance, Seldom};
+use crate::http::{self, App, Entrance, Progress, Seldom, Visit, wire};
 use crate::peer::Peer;
 use crate::peer::proxy::{self, Step};
 use crate::tls::Acceptor;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
+
+/// How long a connection that is turned away may take to hear it.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What every connection is given. Cheap to clone.
 #[derive(Clone)]
@@ -30,25 +33,51 @@ impl House {
     }
 
     /// Serves a connection until it ends.
-    pub async fn welcome(self, guest: Guest, entrance: Entrance) {
+    pub async fn welcome(self, guest: Guest, entrance: Entrance, progress: Arc<Progress>) {
         match guest {
             Guest::Tcp(mut stream, address) => {
-                let Some(peer) = self.identify(&mut stream, Peer::Tcp(address)).await else { return };
-                match self.tls.as_ref().filter(|_| entrance == Entrance::Main) {
+                let Some(peer) = self.identify(&mut stream, Peer::Tcp(address), &progress).await else {
+                    return;
+                };
+                let visit = Visit { peer, entrance, progress, stop: self.stop.clone() };
+                let tls = self.tls.clone().filter(|_| entrance == Entrance::Main);
+                let Ok(_counted) = self.app.count(peer) else {
+                    return if tls.is_none() {
+                        self.turn_away(stream, &visit).await
+                    };
+                };
+                match tls {
                     // Boxed, so that a plain connection's task is not as large as this one's.
-                    Some(tls) => Box::pin(tls.serve(stream, peer, self.app.clone(), self.stop)).await,
-                    None => self.app.serve(stream, peer, entrance, self.stop).await,
+                    Some(tls) => Box::pin(async move { tls.serve(stream, visit, self.app).await }).await,
+                    None => self.app.serve(stream, visit).await,
                 }
             }
             Guest::Unix(mut stream) => {
-                let Some(peer) = self.identify(&mut stream, Peer::Unix).await else { return };
-                self.app.serve(stream, peer, entrance, self.stop).await;
+                let Some(peer) = self.identify(&mut stream, Peer::Unix, &progress).await else { return };
+                let visit = Visit { peer, entrance, progress, stop: self.stop.clone() };
+                let Ok(_counted) = self.app.count(peer) else { return self.turn_away(stream, &visit).await };
+                self.app.serve(stream, visit).await;
             }
         }
     }
 
+    /// Says that there are too many of this address, without a wait for whoever does not listen.
+    async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, visit: &Visit) {
+        self.app.tell_unread(visit.peer, 429, visit.progress.age(Instant::now()));
+        let said = http::say(stream, wire::TOO_MANY_CONNECTIONS);
+        tokio::select! {
+            _ = tokio::time::timeout(FAREWELL, said) => {}
+            () = visit.progress.unwanted() => {}
+        }
+    }
+
     /// Whom a connection is from, where a trusted proxy has to say so first; `None` if it does not.
-    async fn identify<S: AsyncRead + Unpin>(&self, stream: &mut S, peer: Peer) -> Option<Peer> {
+    async fn identify<S: AsyncRead + Unpin>(
+        &self,
+        stream: &mut S,
+        peer: Peer,
+        progress: &Progress,
+    ) -> Option<Peer> {
         if !self.app.trust().expects_proxy_header(peer) {
             return Some(peer);
         }
@@ -56,6 +85,7 @@ impl House {
         let read = tokio::select! {
             read = tokio::time::timeout(self.app.header_timeout(), proxy_header(stream)) => read,
             _ = stop.wait_for(|stop| *stop) => return None,
+            () = progress.unwanted() => return None,
         };
         let why = match read {
             Ok(Ok(named)) => return Some(named.map_or(peer, Peer::Told)),

@@ -6,7 +6,7 @@
 pub mod forwarded;
 pub mod proxy;
 
-use crate::config::{Config, Proxies, RealAddress};
+use crate::config::{Config, Networks, Proxies, RealAddress};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -60,12 +60,17 @@ impl fmt::Display for Source {
 pub struct Trust {
     proxies: Proxies,
     real_address: RealAddress,
+    exempt: Networks,
 }
 
 impl Trust {
     /// As the configuration says.
     pub fn new(config: &Config) -> Trust {
-        Trust { proxies: config.trusted_proxies.clone(), real_address: config.real_address }
+        Trust {
+            proxies: config.trusted_proxies.clone(),
+            real_address: config.real_address,
+            exempt: config.address_exempt.clone(),
+        }
     }
 
     /// Whether this is a proxy that is believed.
@@ -93,14 +98,16 @@ impl Trust {
     }
 
     /// The address that counts for this peer. `None` for this machine and the networks around it, where
-    /// a proxy may be behind which all have one address, and for proxies that named nobody.
+    /// a proxy may be behind which all have one address, for proxies that named nobody, and for whom the
+    /// operator exempts.
     pub fn source(&self, peer: Peer) -> Option<Source> {
         let address = match peer {
             Peer::Unix => return None,
             Peer::Tcp(address) => Some(address.ip().to_canonical()).filter(|address| !is_near(*address)),
             Peer::Told(address) => Some(address.ip().to_canonical()).filter(|address| !address.is_loopback()),
         };
-        address.filter(|address| !self.is_proxy(*address)).map(Source::from)
+        let counts = |address: &IpAddr| !self.is_proxy(*address) && !self.exempt.have(*address);
+        address.filter(counts).map(Source::from)
     }
 }
 
@@ -124,7 +131,7 @@ mod tests {
         proxies.split(' ').filter(|text| !text.is_empty()).for_each(|text| {
             trusted.add(text).expect("an address");
         });
-        Trust { proxies: trusted, real_address }
+        Trust { proxies: trusted, real_address, exempt: Networks::default() }
     }
 
     fn tcp(address: &str) -> Peer {
@@ -163,6 +170,15 @@ mod tests {
         for proxy in [tcp("8.8.4.4"), told("10.0.0.1"), told("127.0.0.1")] {
             assert_eq!(trust.source(proxy), None, "{proxy}");
         }
+    }
+
+    #[test]
+    fn who_is_exempt_is_not_counted() {
+        let mut trust = trust("", RealAddress::XForwardedFor);
+        trust.exempt.add("203.0.113.0/24").expect("a network");
+        assert_eq!(trust.source(tcp("203.0.113.7")), None);
+        assert_eq!(trust.source(told("203.0.113.7")), None);
+        assert!(trust.source(tcp("203.0.114.7")).is_some());
     }
 
     #[test]

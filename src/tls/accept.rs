@@ -1,13 +1,12 @@
 //! One connection, from its first byte to the end of its handshake.
 
 use super::Acceptor;
-use crate::http::{self, App, Entrance, wire};
+use crate::http::{self, App, Visit, wire};
 use crate::peer::Peer;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -19,19 +18,25 @@ enum Arrival {
 }
 
 impl Acceptor {
-    /// Shakes hands within the time that a request's head may take, and serves what is said then.
-    /// Once `stop` is true, a handshake that is not done is given up.
-    pub async fn serve(&self, stream: TcpStream, peer: Peer, app: Arc<App>, stop: watch::Receiver<bool>) {
-        let mut stopped = stop.clone();
+    /// Shakes hands within the time that a request's head may take, and serves what is said then. Once
+    /// it is to stop, or others need its place, a handshake that is not done is given up.
+    pub async fn serve(&self, stream: TcpStream, visit: Visit, app: Arc<App>) {
+        let peer = visit.peer;
+        let mut stopped = visit.stop.clone();
         let arrival = tokio::select! {
             arrival = tokio::time::timeout(self.patience, self.receive(stream)) => arrival,
             _ = stopped.wait_for(|stop| *stop) => return,
+            () = visit.progress.unwanted() => return,
         };
         match arrival {
-            Ok(Ok(Arrival::Secure(stream))) => app.serve(stream, peer, Entrance::Main, stop).await,
+            Ok(Ok(Arrival::Secure(stream))) => app.serve(stream, visit).await,
             Ok(Ok(Arrival::Plain(stream))) => {
                 self.warn_of_plain(peer);
-                http::say(stream, wire::NOT_SECURE).await;
+                app.tell_unread(peer, 400, visit.progress.age(Instant::now()));
+                tokio::select! {
+                    () = http::say(stream, wire::NOT_SECURE) => {}
+                    () = visit.progress.unwanted() => {}
+                }
             }
             Ok(Err(error)) => self.tell(peer, &error),
             Err(_) => self.tell(peer, &io::Error::new(ErrorKind::TimedOut, "it took too long")),

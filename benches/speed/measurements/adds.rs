@@ -11,7 +11,7 @@ use crate::stage::Stage;
 use std::time::Duration;
 
 /// Clients of a large database.
-const LARGE_CLIENTS: usize = 500;
+pub const LARGE_CLIENTS: usize = 500;
 
 /// So few that no server writes its log back into the database meanwhile.
 const TRACED_ADDS: usize = 100;
@@ -59,7 +59,7 @@ pub fn syncs_per_add(stage: &Stage, subject: &Subject) -> Result<Vec<Figure>> {
     Ok(logged(&server, count)?.map(per_add).into_iter().collect())
 }
 
-fn add_for(length: Duration, replicas: impl Future<Output = Result<Vec<Replica>>>) -> Result<Samples> {
+pub fn add_for(length: Duration, replicas: impl Future<Output = Result<Vec<Replica>>>) -> Result<Samples> {
     run(length, async {
         let replicas = replicas.await?;
         let window = Window::of(length);

@@ -1,6 +1,7 @@
 //! The measurements, and what comes of one.
 
 mod adds;
+mod operators;
 mod reads;
 mod snapshots;
 
@@ -167,6 +168,18 @@ pub const ALL: &[Measurement] = &[
         name: "first-syncs",
         about: "first requests of a client among 10 and among many (--clients)",
         run: reads::first_syncs,
+        yardstick: Yardstick::None,
+    },
+    Measurement {
+        name: "verbs",
+        about: "list-clients and backup of 10,000 clients with 1,000,000 versions, beside a copy of the file",
+        run: operators::verbs,
+        yardstick: Yardstick::None,
+    },
+    Measurement {
+        name: "backup-pause",
+        about: "adds on 64 connections while a large database (--versions) is backed up",
+        run: operators::backup_pause,
         yardstick: Yardstick::None,
     },
 ];

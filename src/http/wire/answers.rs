@@ -10,6 +10,8 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+/// As Prometheus wants its text.
+const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store, max-age=0");
 const CODINGS: HeaderValue = HeaderValue::from_static("gzip, deflate, br, zstd");
 const CHALLENGE: HeaderValue =
@@ -26,6 +28,15 @@ pub const HEAD_TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     connection: close\r\n\
     cache-control: no-store, max-age=0\r\n\
     content-length: 0\r\n\r\n";
+
+/// What a connection gets whose address has too many of them.
+pub const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\n\
+    connection: close\r\n\
+    cache-control: no-store, max-age=0\r\n\
+    retry-after: 10\r\n\
+    content-type: text/plain; charset=utf-8\r\n\
+    content-length: 66\r\n\r\n\
+    Too many connections are open from this address; try again later.\n";
 
 /// What plain HTTP gets where TLS is spoken.
 pub const NOT_SECURE: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
@@ -129,12 +140,8 @@ pub fn problem(problem: &Problem) -> Answer {
             answer.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
             answer
         }
-        Problem::TooManyAttempts => {
-            let line = "Too many wrong names and tokens came from this address; try again later.";
-            let mut answer = text(StatusCode::TOO_MANY_REQUESTS, line);
-            answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
-            answer
-        }
+        Problem::TooManyAttempts => too_many("wrong names and tokens"),
+        Problem::TooManyRequests => too_many("requests"),
         Problem::Refused(Refusal::Suspended) => text(StatusCode::FORBIDDEN, "This client is suspended."),
         Problem::Refused(Refusal::Leaving) => {
             text(StatusCode::FORBIDDEN, "This client is being removed, or its history is.")
@@ -150,6 +157,21 @@ pub fn wants_credential(answer: &Answer) -> bool {
 /// The answer at the root.
 pub fn banner() -> Answer {
     text(StatusCode::OK, concat!("TaskChampion sync server v", env!("CARGO_PKG_VERSION")))
+}
+
+/// All that is counted.
+pub fn metrics(page: String) -> Answer {
+    let mut answer = empty(StatusCode::OK);
+    answer.headers_mut().insert(header::CONTENT_TYPE, METRICS);
+    *answer.body_mut() = page.into_bytes();
+    answer
+}
+
+/// Readiness with its reasons.
+pub fn report(is_well: bool, reasons: String) -> Answer {
+    let mut answer = health(is_well);
+    *answer.body_mut() = reasons.into_bytes();
+    answer
 }
 
 /// The answer to a probe.
@@ -219,6 +241,13 @@ fn text(status: StatusCode, line: &str) -> Answer {
     let mut answer = empty(status);
     answer.headers_mut().insert(header::CONTENT_TYPE, TEXT);
     *answer.body_mut() = format!("{line}\n").into_bytes();
+    answer
+}
+
+fn too_many(what: &str) -> Answer {
+    let line = format!("Too many {what} came from this address; try again later.");
+    let mut answer = text(StatusCode::TOO_MANY_REQUESTS, &line);
+    answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
     answer
 }
 

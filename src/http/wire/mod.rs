@@ -9,11 +9,11 @@ mod aside;
 mod requests;
 
 pub use self::answers::{
-    Answer, HEAD_TIMED_OUT, NOT_SECURE, banner, failure, health, insecure, moved, no_certificate, outcome,
-    problem, proof, snapshot_head, wants_credential,
+    Answer, HEAD_TIMED_OUT, NOT_SECURE, TOO_MANY_CONNECTIONS, banner, failure, health, insecure, metrics,
+    moved, no_certificate, outcome, problem, proof, report, snapshot_head, wants_credential,
 };
 pub use self::aside::{Aside, ask as ask_aside};
-pub use self::requests::{Ask, Coding, Fetch, Problem, Upload, ask, credential};
+pub use self::requests::{Ask, Coding, Fetch, Problem, Upload, ask, ask_monitor, credential};
 
 /// The media type of a history segment. Clients compare it whole, so it never gets parameters.
 pub const SEGMENT: &str = "application/vnd.taskchampion.history-segment";

@@ -2,9 +2,10 @@
 
 use super::{Aside, SEGMENT, SNAPSHOT};
 use crate::credential::Credential;
+use crate::metrics::Transaction;
 use crate::protocol::{ClientId, Read, Refusal, Request, VersionId, Write};
-use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Uri};
 
 const CLIENT_ID: HeaderName = HeaderName::from_static("x-client-id");
 
@@ -17,6 +18,10 @@ pub enum Ask {
     Health,
     /// Whether the workers and the database answer.
     Ready,
+    /// What is counted.
+    Metrics,
+    /// Readiness with its reasons.
+    Verbose,
     /// A transaction that changes nothing.
     Fetch(Fetch),
     /// A transaction that brings a body.
@@ -94,8 +99,23 @@ pub enum Problem {
     NoMemory,
     /// The client may not use this server.
     Refused(Refusal),
+    /// Too many requests came from the request's address.
+    TooManyRequests,
     /// Too many wrong credentials came from the request's address.
     TooManyAttempts,
+}
+
+impl Ask {
+    /// As what it is counted.
+    pub fn transaction(&self) -> Transaction {
+        match self {
+            Ask::Fetch(Fetch::ChildVersion { .. }) => Transaction::ChildVersion,
+            Ask::Fetch(Fetch::Snapshot { .. }) => Transaction::Snapshot,
+            Ask::Upload(Upload { target: Target::History { .. }, .. }) => Transaction::AddVersion,
+            Ask::Upload(Upload { target: Target::Snapshot { .. }, .. }) => Transaction::AddSnapshot,
+            _ => Transaction::Other,
+        }
+    }
 }
 
 impl Fetch {
@@ -159,6 +179,21 @@ pub fn ask(base: &str, method: &Method, path: &str, headers: &HeaderMap) -> Resu
             Ok(Ask::Upload(Upload { client, coding: coding(headers)?, target }))
         }
     }
+}
+
+/// Reads what whoever watches over the server asks for.
+pub fn ask_monitor(method: &Method, uri: &Uri) -> Result<Ask, Problem> {
+    let is_verbose =
+        || uri.query().is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
+    let ask = match uri.path() {
+        "/metrics" => Ask::Metrics,
+        "/readyz" if is_verbose() => Ask::Verbose,
+        "/readyz" => Ask::Ready,
+        "/healthz" => Ask::Health,
+        _ => return Err(Problem::NotFound),
+    };
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    if is_read { Ok(ask) } else { Err(Problem::Method { allow: "GET, HEAD" }) }
 }
 
 /// What a request brings to show that it comes from a device; `None` where it brings nothing of that
