@@ -2,6 +2,7 @@
 
 mod admin;
 mod adoption;
+mod attacks;
 mod backup;
 mod chain;
 mod clients;
@@ -17,6 +18,7 @@ mod limits;
 mod logging;
 mod metrics;
 mod proxied;
+mod proxies;
 mod prune;
 mod side_door;
 mod texts;
