@@ -127,6 +127,7 @@ fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failu
     ];
     let listeners = listen::bind(&doors).map_err(|failures| failure(failures.join("\n")))?;
     let location = Location::Directory(data_dir.clone());
+    location.tidy().map_err(|error| failure(error.message))?;
     let prepared = location.prepare(&config.migration, notify::progress);
     let warnings = prepared.map_err(|error| failure(error.message))?;
     Ok(Premises { data_dir, location, lock, listeners, tls, warnings })

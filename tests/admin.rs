@@ -340,7 +340,9 @@ fn a_client_is_named_by_its_id_by_a_beginning_or_by_its_label() {
         assert_eq!(text(&json(dir.path(), &["show-client", name]), "client_id"), ID, "{name}");
     }
     let told = refused(dir.path(), &["show-client", "711d"], 67);
-    assert!(told.contains("711d5cf3-0cf0 (phone)") && told.contains("711d5cf3-0cf0 (work)"), "{told}");
+    for shown in ["711d5cf3-0cf0-4eb8-9eca-6 (phone)", "711d5cf3-0cf0-4eb8-9eca-0 (work)"] {
+        assert!(told.contains(shown), "{told}");
+    }
     for name in ["8", "Phone", "phon", "%", ""] {
         refused(dir.path(), &["show-client", name], 67);
     }

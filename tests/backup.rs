@@ -390,6 +390,90 @@ fn a_file_and_a_database_that_are_there_are_kept_unless_told() {
 }
 
 #[test]
+fn a_restore_tells_what_operators_had_decided_since_and_is_taken_back() {
+    let dir = place();
+    let backups = place();
+    let file = backups.path().join("b");
+    let verb = |args: &[&str]| done(dir.path(), args);
+    for label in ["al", "bob", "dave"] {
+        verb(&["add-client", "--label", label]);
+    }
+    verb(&["add-device", "al", "laptop"]);
+    verb(&["add-device", "al", "phone"]);
+    verb(&["suspend-client", "bob"]);
+    verb(&["backup", text(&file)]);
+    let restore = ["restore", text(&file), "--yes"];
+    assert_eq!(json(dir.path(), &restore)["undone"], serde_json::json!([]));
+    assert!(verb(&restore).contains("No client had changed since"));
+    // Each keeps what was there before, however soon it follows the last.
+    verb(&restore);
+    assert_eq!(names(dir.path()).iter().filter(|name| name.contains("before-restore")).count(), 3);
+
+    verb(&["remove-device", "al", "laptop"]);
+    verb(&["add-device", "al", "tablet"]);
+    verb(&["suspend-client", "al"]);
+    verb(&["resume-client", "bob"]);
+    verb(&["remove-client", "dave", "--yes"]);
+    verb(&["add-client", "--label", "carol"]);
+    let said = json(dir.path(), &restore);
+    let undone = said["undone"].as_array().expect("a list");
+    let told: BTreeSet<_> = undone
+        .iter()
+        .map(|one| {
+            ["label", "what", "device"].map(|key| one[key].as_str().unwrap_or("-").to_owned()).join(" ")
+        })
+        .collect();
+    let expected = [
+        "al active_again -",
+        "al device_back laptop",
+        "al device_gone tablet",
+        "bob suspended_again -",
+        "carol client_gone -",
+        "dave client_back -",
+    ];
+    assert_eq!(told, expected.map(str::to_owned).into());
+    verb(&["remove-device", "al", "laptop"]);
+    let said = verb(&restore);
+    assert!(said.contains("- laptop of al (") && said.contains("remove-device locks it out"), "{said}");
+}
+
+#[test]
+fn a_verb_during_a_restore_is_refused_rather_than_lost() {
+    let (dir, new) = (place(), place());
+    done(dir.path(), &["add-client", "--label", "al"]);
+    let output = admin(dir.path(), &["backup", "-"]);
+    let mut child = command(new.path(), &["restore", "-"]).stdin(Stdio::piped()).spawn().expect("it runs");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    let (first, rest) = output.stdout.split_at(output.stdout.len() / 2);
+    std::io::Write::write_all(&mut stdin, first).expect("the pipe takes it");
+    let begun = Instant::now();
+    let lock = new.path().join("sync-server.lock");
+    while !fs::read_to_string(&lock).is_ok_and(|text| text.contains("restore")) {
+        assert!(begun.elapsed() < PATIENCE, "the restore does not begin");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let said = refused(new.path(), &["add-client", "--label", "bob"], 75);
+    assert!(said.contains("restores a backup") && said.contains(&child.id().to_string()), "{said}");
+    std::io::Write::write_all(&mut stdin, rest).expect("the pipe takes it");
+    drop(stdin);
+    assert!(child.wait().expect("it ends").success());
+    done(new.path(), &["add-client", "--label", "bob"]);
+    assert!(done(new.path(), &["list-clients"]).contains("al"));
+}
+
+#[test]
+fn what_a_killed_restore_left_is_removed_by_the_next_start() {
+    let dir = place();
+    done(dir.path(), &["add-client", "--label", "al"]);
+    let left = dir.path().join("restore.part");
+    fs::create_dir(&left).expect("a directory");
+    fs::write(left.join(DATABASE), "half of one").expect("a file");
+    let server = Server::start_in(dir.path(), &[]);
+    assert!(!left.exists());
+    server.stop();
+}
+
+#[test]
 fn two_backups_at_once_are_one_backup() {
     let (dir, _, _) = filled(20_000);
     let backups = place();

@@ -148,6 +148,8 @@ What to do on the devices:
 
 1. On the device whose tasks are right, change any task and run `task sync`. It uploads all its
    tasks as a snapshot, with which the new history begins.
+   Do this before any other device syncs: until then the first one that changes a task begins the new
+   history with that alone.
 2. On every other device, keep what only it has with `task export > tasks.json`, move the file
    taskchampion.sqlite3 in Taskwarrior's data directory away, and run `task sync`: it gets all tasks
    anew. `task import` brings in what is missing.

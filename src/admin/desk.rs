@@ -1,13 +1,13 @@
 //! Where a verb is carried out: as which user, on which database, and who asked.
 
-use super::{CONFIGURATION, FAILURE, Format, NOT_PERMITTED, Refusal, failed, refusal, user};
+use super::{CONFIGURATION, FAILURE, Format, IN_USE, NOT_PERMITTED, Refusal, failed, refusal, user};
 use crate::config::{Config, Environment, place};
 use crate::control;
 use crate::protocol::ClientId;
 use crate::storage;
 use crate::storage::contents::Contents;
 use crate::storage::location::{Database, Location, Standing};
-use crate::storage::lock::DirectoryLock;
+use crate::storage::lock::{self, DirectoryLock};
 use crate::storage::owner::quoted;
 use crate::storage::registry::{Event, Registry, Writer};
 use crate::storage::sqlite::FILE_NAME;
@@ -59,6 +59,12 @@ impl<'a> Desk<'a> {
             return Err(no_database(&data_dir.join(FILE_NAME)));
         }
         let user = enter(environment, &data_dir)?;
+        if lock::is_restoring(&data_dir) {
+            let holder = lock::holder(&data_dir);
+            let message =
+                format!("{holder} restores a backup into {}: try again when it is done", data_dir.display());
+            return Err(refusal(IN_USE, message));
+        }
         let location = Location::Directory(data_dir.clone());
         bring_up_to_date(config, &location, &data_dir, format, makes)?;
         let storage = location.open().map_err(failed)?;

@@ -271,11 +271,11 @@ fn refusal(exit_code: u8, message: impl Into<String>) -> Refusal {
 
 /// A failure of the database. Here it is no surprise that another process holds it.
 fn failed(error: Error) -> Refusal {
-    let message = match error.kind {
-        Kind::Busy => {
-            "the server or another verb kept the database busy: nothing was changed, try again".to_owned()
-        }
-        _ => error.message,
-    };
-    refusal(FAILURE, message)
+    match error.kind {
+        Kind::Busy => refusal(
+            IN_USE,
+            "the server or another verb kept the database busy: nothing was changed, try again",
+        ),
+        _ => refusal(FAILURE, error.message),
+    }
 }

@@ -5,6 +5,7 @@ use crate::config;
 use crate::protocol::ClientId;
 use crate::storage;
 use crate::storage::registry::{Match, Reader, Registry};
+use std::collections::BTreeSet;
 
 /// Clients that the answer to an ambiguous name lists.
 const LISTED: usize = 5;
@@ -85,17 +86,27 @@ fn choose(mut found: Vec<Match>, name: &str) -> Result<Match, Refusal> {
         return Err(refusal(NO_CLIENT, message));
     }
     let more = if found.len() > LISTED { " and more" } else { "" };
-    let listed: Vec<String> = found.iter().take(LISTED).map(describe).collect();
+    let enough = enough(&found);
+    let listed: Vec<String> = found.iter().take(LISTED).map(|one| describe(one, enough)).collect();
     let message = format!("{name:?} names several clients: {}{more}; give more of the ID", listed.join(", "));
     Err(refusal(NO_CLIENT, message))
 }
 
-/// A client as people know it; enough of the ID to tell it from others.
-fn describe(found: &Match) -> String {
-    let id = found.client.uuid().to_string();
+/// How many characters of their IDs tell these clients from each other.
+fn enough(found: &[Match]) -> usize {
+    let distinct = |len: &usize| {
+        let ids = found.iter().map(|one| one.client.uuid().to_string()[..*len].to_owned());
+        ids.collect::<BTreeSet<_>>().len() == found.len()
+    };
+    (13..36).find(distinct).unwrap_or(36)
+}
+
+/// A client as people know it.
+fn describe(found: &Match, len: usize) -> String {
+    let id = &found.client.uuid().to_string()[..len];
     match &found.label {
-        Some(label) => format!("{} ({label})", &id[..13]),
-        None => id[..13].to_owned(),
+        Some(label) => format!("{id} ({label})"),
+        None => id.to_owned(),
     }
 }
 

@@ -1,5 +1,8 @@
 //! `restore`: what a backup holds in the place of the database, and what that means for devices.
 
+mod undone;
+
+use self::undone::Undone;
 use super::backup::{Shown, Steps, holds, open, unusable};
 use super::columns::{moment, table};
 use super::desk::{enter, event, now};
@@ -7,7 +10,7 @@ use super::{Format, IN_USE, Output, Refusal, USAGE, failed, refusal};
 use crate::archive::{Head, Summary};
 use crate::backup::{self, directory::stamp};
 use crate::config::Environment;
-use crate::protocol::{ClientId, VersionId};
+use crate::protocol::{ClientId, State, VersionId};
 use crate::storage::contents::Record;
 use crate::storage::location::{Location, Standing};
 use crate::storage::lock::{self, DirectoryLock};
@@ -29,6 +32,9 @@ type Clients = BTreeMap<ClientId, Known>;
 struct Known {
     label: Option<String>,
     latest: Option<VersionId>,
+    state: State,
+    /// When each of its devices was added: another of the same name has another token.
+    devices: BTreeMap<String, i64>,
 }
 
 /// A client whose devices may be ahead of what was restored.
@@ -51,6 +57,7 @@ struct Restored<'a> {
     /// Where the database is that was there before.
     previous_database: Option<String>,
     possibly_ahead: Vec<Ahead>,
+    undone: Vec<Undone>,
 }
 
 pub fn run(
@@ -64,7 +71,8 @@ pub fn run(
     let (mut input, length) = open(file)?;
     let user = enter(environment, data_dir)?;
     let location = Location::Directory(data_dir.to_owned());
-    let _lock = alone(data_dir)?;
+    let lock = alone(data_dir)?;
+    lock.write_restore();
     if !yes {
         refuse_to_replace(&location)?;
     }
@@ -75,15 +83,25 @@ pub fn run(
     let mut after = Clients::new();
     let (head, summary, kept) = replace(&location, file, &user, (&input, length), format, &mut after)?;
     let ahead = ahead(before.as_ref(), &after);
+    let undone = before.as_ref().map_or(Vec::new(), |before| undone::between(before, &after));
     let mut text = format!("Restored {}, as of {}.\n", holds(&summary), moment(head.created));
     if let Some(kept) = &kept {
         text.push_str(&format!(
             "The database that was there before is kept as {kept}; delete it once nobody needs it.\n"
         ));
     }
-    text.push_str(&consequences(&head, before.is_some(), &ahead, !after.is_empty()));
-    let shown =
-        Restored { backup: Shown::of(file, &head, &summary), previous_database: kept, possibly_ahead: ahead };
+    text.push_str(&undone::told(&undone));
+    if !undone.is_empty() || !ahead.is_empty() || before.is_none() {
+        text.push_str(&consequences(&head, before.is_some(), &ahead, !after.is_empty()));
+    } else if !after.is_empty() {
+        text.push_str("No client had changed since, so every device goes on as if nothing had happened.\n");
+    }
+    let shown = Restored {
+        backup: Shown::of(file, &head, &summary),
+        previous_database: kept,
+        possibly_ahead: ahead,
+        undone,
+    };
     Ok(Output::new(text, &shown))
 }
 
@@ -178,6 +196,12 @@ fn note(clients: &mut Clients, record: &Record) {
             // It may be of a client that is no more.
             if let Some(known) = clients.get_mut(&decision.client) {
                 known.label.clone_from(&decision.label);
+                known.state = decision.state;
+            }
+        }
+        Record::Device(device) => {
+            if let Some(known) = clients.get_mut(&device.client) {
+                known.devices.insert(device.name.clone(), device.created);
             }
         }
         _ => {}
@@ -191,9 +215,17 @@ fn clients_of(location: &Location) -> Option<Clients> {
     }
     let storage = location.open().ok()?;
     let registry: &dyn Registry = &*storage;
-    let entries = registry.consulting(|reader| reader.clients()).ok()?;
-    let known = |label, latest| Known { label, latest: Some(latest) };
-    Some(entries.into_iter().map(|entry| (entry.client, known(entry.label, entry.latest))).collect())
+    let read = registry.consulting(|reader| {
+        let mut clients = Clients::new();
+        for entry in reader.clients()? {
+            let devices = if entry.devices > 0 { reader.devices(entry.client)? } else { Vec::new() };
+            let devices = devices.into_iter().map(|device| (device.name, device.created)).collect();
+            let known = Known { label: entry.label, latest: Some(entry.latest), state: entry.state, devices };
+            clients.insert(entry.client, known);
+        }
+        Ok(clients)
+    });
+    read.ok()
 }
 
 /// The clients whose devices may be ahead: those that changed since, or all where nobody knows.
@@ -223,11 +255,10 @@ fn consequences(head: &Head, known: bool, ahead: &[Ahead], any: bool) -> String 
     if !any && ahead.is_empty() {
         return String::new();
     }
-    let made = moment(head.created);
     if known && ahead.is_empty() {
-        return "No client had changed since, so every device goes on as if nothing had happened.\n"
-            .to_owned();
+        return "\nNo client has synced since, so no device is ahead of this server.\n".to_owned();
     }
+    let made = moment(head.created);
     let which = if known {
         format!(
             "Ahead of this server are the devices of these clients that synced after {made}:\n\n{}",
@@ -273,6 +304,8 @@ A device that is not ahead goes on as if nothing had happened. One that is ahead
   `task export > tasks.json`, move the file taskchampion.sqlite3 in Taskwarrior's data directory
   away, and run `task sync`: it gets all tasks anew. `task import` brings in what is missing.
 
-A client that is not in the backup is unknown to the server now: add it again with its ID
-(`sync-server admin add-client --id`), then proceed as after a reset.
+A client that is not in the backup is unknown to the server now, and one that had no versions yet
+starts anew: its devices' syncs may look fine, and the first that changes a task begins a history
+without all that was there. Add it again with its ID (`sync-server admin add-client --id`) where the
+server makes none by itself, and proceed as after a reset before its devices sync.
 ";

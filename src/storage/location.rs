@@ -71,6 +71,12 @@ impl Location {
         Sqlite::holds_data(directory)
     }
 
+    /// Removes what an interrupted restore left; for whoever holds the directory's lock.
+    pub fn tidy(&self) -> Result<()> {
+        let Location::Directory(directory) = self;
+        Sqlite::tidy(directory)
+    }
+
     /// Puts all that `source` visits in the place of what is there, which nobody uses and which is kept
     /// under its name with `suffix` behind; returns where. After an error it is what it was before.
     pub fn replace(

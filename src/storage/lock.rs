@@ -46,6 +46,11 @@ impl DirectoryLock {
         self.write(socket.as_os_str().as_bytes());
     }
 
+    /// Says that the directory is held for a restore, during which its database takes no changes.
+    pub fn write_restore(&self) {
+        self.write(b"\nrestore");
+    }
+
     /// The lock holds without what it says, so a full disk is no reason to refuse.
     fn write(&self, socket: &[u8]) {
         let text = [std::process::id().to_string().as_bytes(), b"\n", socket, b"\n"].concat();
@@ -58,6 +63,15 @@ pub fn control_socket(directory: &Path) -> Option<PathBuf> {
     let text = std::fs::read(directory.join(FILE_NAME)).ok()?;
     let socket = text.split(|byte| *byte == b'\n').nth(1).filter(|line| !line.is_empty())?;
     Some(PathBuf::from(OsString::from_vec(socket.to_vec())))
+}
+
+/// Whether somebody puts another database in the place of this directory's.
+pub fn is_restoring(directory: &Path) -> bool {
+    let path = directory.join(FILE_NAME);
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    // The lock is looked at only then, as even a look could keep a server from starting.
+    text.lines().nth(2) == Some("restore")
+        && File::open(&path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }
 
 /// Who uses this directory: "the process with ID 123".

@@ -14,8 +14,9 @@ use crate::storage::{Kind, Result};
 use chain::Flaw;
 use std::time::Duration;
 
-/// What one transaction removes at most: some milliseconds' work.
-const STEP: Portion = Portion { rows: 256, bytes: 1024 * 1024 };
+/// What one transaction removes at most: some milliseconds' work, since each version of many clients'
+/// lies on pages of its own in the table and in every index.
+const STEP: Portion = Portion { rows: 64, bytes: 1024 * 1024 };
 
 /// How much time a step leaves to others before the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -321,7 +321,7 @@ mod tests {
         let link = |bytes| Link { version: made(1), parent: VersionId::NIL, bytes };
         let sizes = |links: &[Link]| portions(links).iter().map(|portion| portion.len()).collect::<Vec<_>>();
         assert_eq!(sizes(&[]), [0; 0]);
-        assert_eq!(sizes(&vec![link(1); 600]), [256, 256, 88]);
+        assert_eq!(sizes(&vec![link(1); 150]), [64, 64, 22]);
         assert_eq!(sizes(&[link(STEP.bytes * 9), link(1), link(STEP.bytes - 1), link(1)]), [1, 2, 1]);
     }
 

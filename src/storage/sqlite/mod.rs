@@ -32,6 +32,9 @@ pub use crate::config::place::DATABASE as FILE_NAME;
 /// How long to wait for another process, an operator's command say, that is writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a transaction waits before it tries again.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+
 /// Readers that may be open beside one for each processor, on whose threads small bodies are read:
 /// for the threads that read large ones, or any while the disk is slow, and one to spare.
 const MORE_READERS: usize = 4;
@@ -245,13 +248,20 @@ fn open_writer(path: &Path) -> Result<Open> {
 }
 
 fn set_up_writer(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.busy_handler(Some(wait_for_others))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     // The writer checkpoints between transactions, when nobody waits for a reply.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "journal_size_limit", WAL_LIMIT)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
+}
+
+/// SQLite's own way to wait sleeps longer each time, and so misses the moments between the transactions
+/// of a server under load.
+fn wait_for_others(attempt: i32) -> bool {
+    std::thread::sleep(BUSY_PAUSE);
+    u32::try_from(attempt).is_ok_and(|attempt| BUSY_PAUSE * attempt < BUSY_TIMEOUT)
 }
 
 fn open_readers(path: &Path) -> Result<r2d2::Pool<SqliteConnectionManager>> {

@@ -10,11 +10,17 @@ use crate::storage::contents::Visit;
 use crate::storage::{Error, Kind, Result};
 use rusqlite::{Connection, OpenFlags};
 use std::fs::{DirBuilder, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// Where the new database grows, in the data directory: a rename must bring it to its place.
 const ASIDE: &str = "restore.part";
+
+/// How long to wait before trying again to lock everybody out.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// Memory for the pages of the new database, in SQLite's unit of minus one KiB.
 const CACHE: i64 = -64 * 1024;
@@ -40,6 +46,12 @@ impl Sqlite {
         } else {
             Ok(tables > 0)
         }
+    }
+
+    /// Removes what an interrupted restore left in `directory`, which nobody else uses.
+    pub fn tidy(directory: &Path) -> Result<()> {
+        let aside = directory.join(ASIDE);
+        remove(&aside).context("removing what an interrupted restore left", &aside)
     }
 
     /// Makes a database of all that `source` visits and puts it in the place of the one in
@@ -102,9 +114,8 @@ fn put_in_place(new: &Path, directory: &Path, suffix: &str) -> Result<Option<Pat
         return Ok(None);
     }
     let held = hold(&path)?;
-    let kept = beside(&path, suffix);
-    let linked = std::fs::hard_link(&path, &kept).and_then(|()| sync(directory));
-    linked.context("keeping the old database", &kept)?;
+    let kept = link_beside(&path, suffix).context("keeping the old database", &path)?;
+    sync(directory).context("keeping the old database", &kept)?;
     let settled = settle(new, &path, directory).context("putting the new database in its place", &path);
     if settled.is_err() {
         let _ = std::fs::remove_file(&kept);
@@ -114,10 +125,24 @@ fn put_in_place(new: &Path, directory: &Path, suffix: &str) -> Result<Option<Pat
     settled.map(|()| Some(kept))
 }
 
+/// Gives a file a second name, the first of those with `suffix` that nothing has yet.
+fn link_beside(path: &Path, suffix: &str) -> std::io::Result<PathBuf> {
+    let numbered = (2..100).map(|number| format!("{suffix}-{number}"));
+    let mut suffixes = std::iter::once(suffix.to_owned()).chain(numbered);
+    loop {
+        let Some(suffix) = suffixes.next() else { return Err(ErrorKind::AlreadyExists.into()) };
+        let name = beside(path, &suffix);
+        match std::fs::hard_link(path, &name) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            linked => return linked.map(|()| name),
+        }
+    }
+}
+
 /// Locks everybody out of the old database, which then is one file: a write-ahead log that stayed
 /// behind would be taken for the new one's. Nobody else can use it while the connection is there.
 fn hold(path: &Path) -> Result<Option<Connection>> {
-    match lock_out(path) {
+    match lock_out_patiently(path) {
         Ok(held) => Ok(Some(held)),
         Err(error) if error.kind == Kind::Busy => Err(Error::new(
             Kind::Busy,
@@ -139,6 +164,17 @@ fn hold(path: &Path) -> Result<Option<Connection>> {
                     ),
                 )),
             }
+        }
+    }
+}
+
+/// Whoever looked at the database a moment ago may be about to close it, this process included.
+fn lock_out_patiently(path: &Path) -> Result<Connection> {
+    let begun = Instant::now();
+    loop {
+        match lock_out(path) {
+            Err(error) if error.kind == Kind::Busy && begun.elapsed() < BUSY_TIMEOUT => sleep(RETRY),
+            locked => return locked,
         }
     }
 }
