@@ -208,9 +208,9 @@ fn check_health(matches: &ArgMatches, environment: &Environment) -> Result<Strin
 fn check(matches: &ArgMatches, environment: &Environment) -> Result<String, Refusal> {
     let config = resolve(matches, environment)?.config;
     keep_log(&config)?;
-    place::data_dir(&config, environment)
+    let data_dir = place::data_dir(&config, environment)
         .map_err(|problem| Refusal { lines: vec![problem], exit_code: CONFIGURATION })?;
-    let certificate = tls::Acceptor::load(&config)
+    let certificate = tls::Acceptor::load(&config, &data_dir)
         .map_err(|problem| Refusal { lines: vec![problem], exit_code: CONFIGURATION })?;
     let doubts = certificate.into_iter().flat_map(|(_, report)| report.warnings);
     let doubts: String = doubts.map(|doubt| format!("warning: {doubt}\n")).collect();

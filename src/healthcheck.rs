@@ -67,13 +67,13 @@ impl Question {
         let can_ask =
             |endpoint: &&Endpoint| config.tls.client_ca.is_none() || matches!(endpoint, Endpoint::Unix(_));
         let main = config.listen.iter().find(can_ask);
-        let whom = match (main, config.http_listen.first(), &config.tls.cert) {
-            (Some(Endpoint::Tcp(address)), _, Some(_)) => Whom::Tls(address.clone(), Trust::Anyone),
-            (Some(Endpoint::Tcp(address)), _, None) | (None, Some(Endpoint::Tcp(address)), _) => {
-                Whom::Tcp(address.clone())
-            }
-            (Some(Endpoint::Unix(path)), _, _) => Whom::Unix(path.clone()),
-            (None, _, _) => {
+        // A server that still waits for its first certificate is well.
+        let aside = config.http_listen.first().filter(|_| main.is_none() || config.acme.is_on());
+        let whom = match (aside.or(main), config.is_secure() && aside.is_none()) {
+            (Some(Endpoint::Tcp(address)), true) => Whom::Tls(address.clone(), Trust::Anyone),
+            (Some(Endpoint::Tcp(address)), false) => Whom::Tcp(address.clone()),
+            (Some(Endpoint::Unix(path)), _) => Whom::Unix(path.clone()),
+            (None, _) => {
                 return Err(
                     "every listener asks for a client certificate (tls.client_ca), and a health check \
                             has none: add a unix socket to listen, unix:/run/sync-server/socket for example"
@@ -167,6 +167,7 @@ fn introduce(stream: &mut impl Write, us: Peer, believed: &Believed) -> Result<(
 
 /// Connects to the first address of the name that answers.
 fn connect(address: &str) -> Result<TcpStream, String> {
+    let address = address.strip_prefix("*:").map_or(address.to_owned(), |port| format!("localhost:{port}"));
     let resolved = address.to_socket_addrs().map_err(|error| format!("no address: {error}"))?;
     let mut failure = "no address".to_owned();
     for address in resolved.map(reachable) {

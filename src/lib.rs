@@ -46,7 +46,7 @@
 //! | [`workers`] | small reads where they are asked; named threads behind bounded queues for the rest; group commit; the clock and new IDs | HTTP, SQL |
 //! | [`http`] | one connection: deadlines, bounded bodies, the memory budget; `wire` is pure and holds every path, header and status | databases, signals |
 //! | [`listen`] | TCP and unix sockets; accept with permits and back-off; a trusted proxy's first words; drain | what is said on a connection |
-//! | [`tls`] | the operator's certificate: checked, taken up anew, handshakes, those who knock at the wrong door | what is said inside |
+//! | [`tls`] | the operator's certificate: checked, taken up anew; or those of an authority, got and renewed; handshakes, those who knock at the wrong door | what is said inside |
 //! | [`lifecycle`] | the order of start and stop, signals, systemd's notifications and watchdog | requests |
 //! | [`daemon`] | going into the background, before any thread | what the process does there |
 //! | [`control`] | the control socket: what needs the running server | the network |

@@ -117,7 +117,7 @@ fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failu
     greeting::begin();
     let data_dir = place::data_dir(config, environment)
         .map_err(|message| Failure { exit_code: 78, ..failure(message) })?;
-    let tls = Acceptor::load(config).map_err(failure)?;
+    let tls = Acceptor::load(config, &data_dir).map_err(failure)?;
     directory::make(&data_dir).map_err(failure)?;
     let lock = DirectoryLock::take(&data_dir).map_err(failure)?;
     let doors = [

@@ -2,7 +2,7 @@
 
 mod new_generation;
 mod old_generation;
-mod taskwarrior;
+pub mod taskwarrior;
 
 use crate::admin::{done, json, place, text};
 use crate::prune::done_later;
@@ -17,11 +17,11 @@ use uuid::Uuid;
 const SNAPSHOTS: &[&str] = &["--snapshot-versions", "5"];
 
 /// A task's properties, all that a kind of client can show.
-type Task = BTreeMap<String, String>;
-type Tasks = BTreeMap<Uuid, Task>;
+pub type Task = BTreeMap<String, String>;
+pub type Tasks = BTreeMap<Uuid, Task>;
 
 /// One device with a real client on it.
-trait Device: Send {
+pub trait Device: Send {
     /// Makes a pending task.
     fn add(&mut self, description: &str) -> Uuid;
     fn set(&mut self, task: Uuid, property: &str, value: &str);
@@ -45,10 +45,10 @@ struct Expected {
 
 /// One history that several devices share.
 #[derive(Clone)]
-struct Account {
-    url: String,
-    client: Uuid,
-    secret: String,
+pub struct Account {
+    pub url: String,
+    pub client: Uuid,
+    pub secret: String,
 }
 
 impl Account {
@@ -419,4 +419,56 @@ fn a_lost_device_is_locked_out_and_the_others_go_on() {
     let names: Vec<_> = devices.iter().map(|device| text(device, "name")).collect();
     assert_eq!(names, ["laptop", "phone", "tablet"]);
     assert!(devices.iter().all(|device| device["last_sync"].is_string()), "{devices:?}");
+}
+
+/// Every generation through what operators do to a client.
+#[test]
+fn a_client_is_suspended_resumed_restored_and_reset_under_all_generations() {
+    let (Some(python), Some(program)) = (old_generation::python(), taskwarrior::program()) else { return };
+    let dir = place();
+    let server = Server::start_in(dir.path(), &[]);
+    let (account, address) = (Account::new(&server), server.url().replace(['/'], "").replace("http:", ""));
+    let all = || -> Vec<Box<dyn Device>> {
+        vec![
+            Box::new(OldGeneration::new(&python, &account)),
+            Box::new(NewGeneration::new(&account)),
+            Box::new(Taskwarrior::new(&program, &account)),
+        ]
+    };
+    let mut devices = all();
+    devices[0].add("made at the beginning");
+    devices.iter_mut().for_each(|device| device.sync(false).expect("a sync succeeds"));
+    let client = account.client.to_string();
+    done(dir.path(), &["suspend-client", &client]);
+    devices.iter_mut().for_each(|device| drop(device.sync(false).expect_err("it is suspended")));
+    done(dir.path(), &["resume-client", &client]);
+    devices.iter_mut().for_each(|device| device.sync(false).expect("it is resumed"));
+
+    let file = dir.path().join("backup");
+    done(dir.path(), &["backup", &file.to_string_lossy()]);
+    for device in &mut devices {
+        device.add("made after the backup");
+        device.sync(false).expect("a sync succeeds");
+    }
+    server.stop();
+    done(dir.path(), &["restore", &file.to_string_lossy(), "--yes"]);
+    let mut command = program_at(&address);
+    command.arg("--data-dir").arg(dir.path());
+    let _server = Server::spawn(command, dir.path());
+    devices.iter_mut().for_each(|device| drop(device.sync(false).expect_err("it is ahead")));
+    done(dir.path(), &["reset-client", &client, "--yes"]);
+    let mut right = devices.pop().expect("the one that synced last has everything");
+    right.add("made after the reset");
+    right.sync(false).expect("a new history begins");
+    for mut device in all() {
+        device.sync(false).expect("a device that is set up anew gets all");
+        assert_eq!(essence(device.tasks()), essence(right.tasks()));
+        assert_eq!(device.tasks().len(), 5);
+    }
+}
+
+fn program_at(address: &str) -> std::process::Command {
+    let mut command = crate::util::program();
+    command.args(["--listen", address]);
+    command
 }

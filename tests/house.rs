@@ -23,6 +23,7 @@ const ROOMS: &[Room] = &[
             "doctor",
             "protocol",
             "storage",
+            "tls",
             "upkeep",
         ],
     },
@@ -75,7 +76,7 @@ const WALLS: &[Wall] = &[
         why: "async ends at the workers",
     },
     Wall {
-        words: &["rustls", "tokio_rustls", "webpki_roots", "x509_parser"],
+        words: &["rustls", "tokio_rustls", "rustls_acme", "rcgen", "webpki_roots", "x509_parser"],
         only_in: &["tls/"],
         why: "certificates and handshakes are known to one room",
     },

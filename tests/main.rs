@@ -1,5 +1,6 @@
 //! Drives the real program from outside: over sockets, signals, files and exit codes.
 
+mod acme;
 mod admin;
 mod adoption;
 mod attacks;

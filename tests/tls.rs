@@ -23,7 +23,7 @@ const PROMPT: Duration = Duration::from_secs(3);
 
 /// A certificate authority and a directory for the files that a server is given.
 pub struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
+    pub issuer: CertifiedIssuer<'static, KeyPair>,
     dir: tempfile::TempDir,
 }
 

@@ -7,6 +7,7 @@
 mod add;
 mod audit;
 mod backup;
+mod cert;
 mod change;
 mod check;
 mod columns;
@@ -27,6 +28,7 @@ use crate::config::{Config, Environment};
 use crate::protocol::ClientId;
 use crate::storage::sqlite::FILE_NAME;
 use crate::storage::{Error, Kind};
+pub use cert::Cert;
 use desk::Desk;
 use serde::Serialize;
 use serde_json::json;
@@ -64,6 +66,8 @@ pub enum Verb {
     VerifyBackup { file: String },
     /// Put what a backup holds in the place of the database.
     Restore { file: String, yes: bool },
+    /// Look at the certificate, or get another one.
+    Cert(Cert),
     /// Look whether everything that the database holds is whole.
     Check,
     /// Say how much there is, and how much room it takes.
@@ -189,6 +193,9 @@ pub fn run(verb: &Verb, config: &Config, environment: &Environment, format: Form
         return tell(backup::verify(file, format), None, format);
     }
     let located = desk::locate(config, environment);
+    if let Verb::Cert(cert) = verb {
+        return tell(located.and_then(|dir| cert::run(*cert, config, environment, &dir)), None, format);
+    }
     let database = located.as_ref().ok().map(|dir| dir.join(FILE_NAME));
     if let (Some(database), Format::People) = (&database, format) {
         eprintln!("database: {}", database.display());
@@ -256,8 +263,10 @@ fn act(desk: &Desk, verb: &Verb) -> Result<Output, Refusal> {
         Verb::ListDevices { client } => devices::list(desk, client),
         Verb::RemoveDevice { client, device, yes } => devices::remove(desk, client, device, *yes),
         Verb::Backup { file, yes } => backup::write(desk, file, *yes),
-        // These two want no open database.
-        Verb::VerifyBackup { .. } | Verb::Restore { .. } => unreachable!("it was done before"),
+        // These want no open database.
+        Verb::VerifyBackup { .. } | Verb::Restore { .. } | Verb::Cert(_) => {
+            unreachable!("it was done before")
+        }
         Verb::Check => check::run(desk),
         Verb::Stats => stats::show(desk),
         Verb::Prune { dry_run } => prune::prune(desk, *dry_run),

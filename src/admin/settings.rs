@@ -11,13 +11,16 @@ pub fn server_url(config: &Config) -> (String, Option<String>) {
     if let Some(url) = &config.public_url {
         return (url.clone(), None);
     }
+    if let Some(domain) = config.acme.domains.first() {
+        return (format!("https://{domain}{}", config.base_path), None);
+    }
     let tcp = config.listen.iter().find_map(|endpoint| match endpoint {
         Endpoint::Tcp(address) => Some(address),
         Endpoint::Unix(_) => None,
     });
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let address = match tcp.and_then(|address| address.rsplit_once(':')) {
-        Some(("0.0.0.0" | "[::]", port)) => format!("{node}:{port}"),
+        Some(("0.0.0.0" | "[::]" | "*", port)) => format!("{node}:{port}"),
         Some((host, port)) => format!("{host}:{port}"),
         None => node,
     };
@@ -27,7 +30,7 @@ pub fn server_url(config: &Config) -> (String, Option<String>) {
     } else {
         warning
     };
-    let scheme = if config.tls.cert.is_some() { "https" } else { "http" };
+    let scheme = if config.is_secure() { "https" } else { "http" };
     (format!("{scheme}://{address}{}", config.base_path), Some(warning.to_owned()))
 }
 

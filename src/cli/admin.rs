@@ -1,6 +1,6 @@
 //! The operator's verbs on the command line.
 
-use crate::admin::{Addition, Format, Sort, Verb};
+use crate::admin::{Addition, Cert, Format, Sort, Verb};
 use crate::protocol::ClientId;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -26,6 +26,7 @@ pub fn command() -> Command {
         .subcommands(devices())
         .subcommands(keeping())
         .subcommands(overseeing())
+        .subcommand(certificate())
 }
 
 fn adding() -> [Command; 1] {
@@ -108,6 +109,21 @@ fn keeping() -> [Command; 3] {
     ]
 }
 
+fn certificate() -> Command {
+    Command::new("cert")
+        .about("Look at the certificate, or have the running server get another one")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            Command::new("status").about("Show until when it is valid, and what the last attempt led to"),
+        )
+        .subcommand(Command::new("renew").about("Get a new one now, whatever the back-off says"))
+        .subcommand(
+            Command::new("test")
+                .about("Get one for trial, from the staging half of the authority if there is one"),
+        )
+}
+
 fn overseeing() -> [Command; 4] {
     [
         Command::new("check")
@@ -168,6 +184,11 @@ pub fn verb(name: &str, matches: &ArgMatches) -> Verb {
         "backup" => Verb::Backup { file: file(), yes: matches.get_flag("yes") },
         "verify-backup" => Verb::VerifyBackup { file: file() },
         "restore" => Verb::Restore { file: file(), yes: matches.get_flag("yes") },
+        "cert" => Verb::Cert(match matches.subcommand_name() {
+            Some("renew") => Cert::Renew,
+            Some("test") => Cert::Test,
+            _ => Cert::Status,
+        }),
         "check" => Verb::Check,
         "prune" => Verb::Prune { dry_run: matches.get_flag("dry-run") },
         "stats" => Verb::Stats,

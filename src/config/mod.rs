@@ -4,6 +4,7 @@
 //! file and defaults, or says everything that is wrong with them. Knows nothing of sockets,
 //! databases and threads.
 
+mod acme;
 mod declared;
 pub mod file;
 mod networks;
@@ -16,6 +17,7 @@ pub mod table;
 mod value;
 mod warning;
 
+pub use acme::{Acme, Challenge};
 pub use declared::Declared;
 pub use networks::{Networks, Proxies};
 pub use resolve::{Effective, Resolved, resolve};
@@ -50,8 +52,10 @@ pub struct Config {
     pub trusted_proxies: Proxies,
     /// How they tell who is behind them.
     pub real_address: RealAddress,
-    /// The server's own certificate.
+    /// The operator's own certificate.
     pub tls: Tls,
+    /// Certificates that the server gets by itself, instead.
+    pub acme: Acme,
     /// The data directory, where the operator named it; absolute.
     pub data_dir: Option<PathBuf>,
     /// The clients that may use the server; `None`: all.
@@ -84,6 +88,13 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+impl Config {
+    /// Whether clients reach this server by HTTPS without any proxy.
+    pub fn is_secure(&self) -> bool {
+        self.tls.cert.is_some() || self.acme.is_on()
+    }
+}
+
 impl Default for Config {
     fn default() -> Config {
         match resolve(&Sources::default()) {
@@ -107,13 +118,22 @@ pub struct Backup {
 /// One place to listen at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// A host name or address and a port, as `localhost:8080` or `[::1]:8080`.
+    /// A host name or address and a port, as `localhost:8080` or `[::1]:8080`; `*:80` is every address.
     Tcp(String),
     /// A unix socket.
     Unix(PathBuf),
 }
 
 impl Endpoint {
+    /// The addresses that a text holds, without any look-up; `*` is every address of both families.
+    pub fn spelled_out(name: &str) -> Vec<SocketAddr> {
+        let texts = match name.strip_prefix("*:") {
+            Some(port) => vec![format!("[::]:{port}"), format!("0.0.0.0:{port}")],
+            None => vec![name.to_owned()],
+        };
+        texts.iter().filter_map(|text| text.parse().ok()).collect()
+    }
+
     /// Whether only this machine can reach it, as far as its text tells.
     pub fn is_local(&self) -> bool {
         let Endpoint::Tcp(address) = self else { return true };
@@ -138,7 +158,7 @@ pub enum RealAddress {
     ProxyProtocol,
 }
 
-/// The server's own certificate: PEM files, absolute. With the first two every TCP listener speaks
+/// The operator's own certificate: PEM files, absolute. With the first two every TCP listener speaks
 /// HTTPS; there are both or neither.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {

@@ -3,8 +3,8 @@
 use super::file::{self, Content, Found};
 use super::setting::{Setting, Shape};
 use super::source::{Origin, Sources};
-use super::{Backup, Config, Limits, Log, LogFormat, Migration, Networks, Proxies, RealAddress, Tls};
-use super::{table, warning};
+use super::{Acme, Backup, Config, Limits, Log, LogFormat, Migration, Networks, Proxies, RealAddress, Tls};
+use super::{acme, table, warning};
 use crate::protocol::SnapshotPolicy;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -71,11 +71,13 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, Vec<String>> {
                 .to_owned(),
         );
     }
+    acme::follow(&mut config, &mut effective);
     config.clients = found.clients;
     config.file = sources.file.as_ref().map(|file| file.path.clone());
     if problems.is_empty() {
         problems.extend(contradiction(&config, &effective));
-        problems.extend(half_a_pair(&config.tls, &effective));
+        problems.extend(acme::problems(&config, &effective));
+        problems.extend(half_a_pair(&config, &effective));
         problems.extend(side_door_alone(&config, &effective));
         problems.extend(open_and_closed(&config, &effective));
         problems.extend(nowhere(&config.backup, &effective));
@@ -99,6 +101,7 @@ fn blank() -> Config {
         trusted_proxies: Proxies::default(),
         real_address: RealAddress::default(),
         tls: Tls::default(),
+        acme: Acme::default(),
         data_dir: None,
         client_id: None,
         clients: Vec::new(),
@@ -251,11 +254,12 @@ fn contradiction(config: &Config, effective: &[Effective]) -> Option<String> {
 }
 
 /// A certificate without its key is none, nor is a key without its certificate.
-fn half_a_pair(tls: &Tls, effective: &[Effective]) -> Option<String> {
+fn half_a_pair(config: &Config, effective: &[Effective]) -> Option<String> {
+    let tls = &config.tls;
     let (given, missing) = match (&tls.cert, &tls.key, &tls.client_ca) {
         (Some(_), None, _) => ("tls.cert", "tls.key"),
         (None, Some(_), _) => ("tls.key", "tls.cert"),
-        (None, None, Some(_)) => ("tls.client_ca", "tls.cert and tls.key"),
+        (None, None, Some(_)) if !config.acme.is_on() => ("tls.client_ca", "tls.cert and tls.key"),
         _ => return None,
     };
     let origin = &effective_of(effective, given)?.origin;
@@ -264,13 +268,13 @@ fn half_a_pair(tls: &Tls, effective: &[Effective]) -> Option<String> {
 
 /// Beside plain HTTP there is nothing to send anyone to.
 fn side_door_alone(config: &Config, effective: &[Effective]) -> Option<String> {
-    if config.http_listen.is_empty() || config.tls.cert.is_some() {
+    if config.http_listen.is_empty() || config.is_secure() {
         return None;
     }
     let origin = &effective_of(effective, "http_listen")?.origin;
     Some(format!(
-        "http_listen ({origin}): of no use without HTTPS, for listen speaks plain HTTP itself; give tls.cert and \
-         tls.key as well, or leave http_listen out"
+        "http_listen ({origin}): of no use without HTTPS, for listen speaks plain HTTP itself; give acme.domain, or \
+         tls.cert and tls.key, or leave http_listen out"
     ))
 }
 
@@ -300,7 +304,8 @@ fn nowhere(backup: &Backup, effective: &[Effective]) -> Option<String> {
     ))
 }
 
-fn effective_of<'a>(effective: &'a [Effective], key: &str) -> Option<&'a Effective> {
+/// What holds for one option.
+pub fn effective_of<'a>(effective: &'a [Effective], key: &str) -> Option<&'a Effective> {
     effective.iter().find(|effective| effective.setting.key == key)
 }
 

@@ -2,7 +2,7 @@
 
 use super::setting::{Kind, Names, Setting, Shape};
 use super::value::{self, Parsed};
-use super::{LogFormat, RealAddress};
+use super::{LogFormat, RealAddress, acme};
 
 const DERIVED: Names = Names { short: None, long: None, variable: None, alias: None };
 
@@ -14,8 +14,12 @@ static ADDRESSES: Kind = Kind {
     shape: Shape::List,
     ..kind("ADDRESS", "a host and a port such as localhost:8080 or [::]:8080, or unix: and a path")
 };
-static TCP_ADDRESSES: Kind =
-    Kind { shape: Shape::List, ..kind("ADDRESS", "a host and a port such as [::]:80") };
+static TCP_ADDRESSES: Kind = Kind { shape: Shape::List, ..kind("ADDRESS", "a host and a port such as *:80") };
+static DOMAINS: Kind = Kind { shape: Shape::List, ..kind("DOMAIN", "a host name such as tasks.example.com") };
+static MAIL: Kind = kind("ADDRESS", "an e-mail address such as admin@example.com");
+static DIRECTORY: Kind =
+    kind("AUTHORITY", "production, staging, or a URL such as https://ca.example.org/directory");
+static CHALLENGE: Kind = kind("CHALLENGE", "auto, tls-alpn-01 or http-01");
 static CLIENT_IDS: Kind = Kind {
     shape: Shape::List,
     ..kind("CLIENT_ID", "a UUID such as a client ID of Taskwarrior, sync.server.client_id")
@@ -59,6 +63,7 @@ const PLAIN: Setting = Setting {
 const GENERAL: &str = "General";
 const NETWORK: &str = "Network";
 const TLS: &str = "TLS";
+const ACME: &str = "Certificates by themselves";
 const CLIENTS: &str = "Clients";
 const SNAPSHOTS: &str = "Snapshots";
 const STORAGE: &str = "Storage";
@@ -92,8 +97,10 @@ pub static TABLE: &[Setting] = &[
         names: Names { short: Some('l'), ..DERIVED },
         doc: "Where to listen",
         long: "Host names, IPv4 addresses, IPv6 addresses in brackets, each with a port, and unix sockets as \
-               unix:/path; several are separated by commas. Beyond this machine use TLS, by tls.cert or in front of \
-               it, and decide who may use the server: see client_id and create_clients.",
+               unix:/path; *:8080 is every address of this machine; several are separated by commas. With \
+               tls.cert or acme.domain these are the HTTPS addresses. Beyond this machine use TLS, here or in front \
+               of it, and decide who may use the server: see client_id and create_clients. With acme.domain the \
+               default is *:443.",
         set: |config, text, cwd| push(&mut config.listen, value::endpoint(text, cwd)),
         ..PLAIN
     },
@@ -101,10 +108,10 @@ pub static TABLE: &[Setting] = &[
         key: "http_listen",
         section: NETWORK,
         kind: &TCP_ADDRESSES,
-        unset: "none",
-        example: "[::]:80",
+        unset: "none; with acme.domain *:80",
+        example: "*:80",
         doc: "Where to speak plain HTTP beside HTTPS",
-        long: "For people who type the name into a browser: they are sent to the HTTPS address. Clients are \
+        long: "For certificate authorities (acme.domain, unless acme.challenge is tls-alpn-01) and people who type the name into a browser: they are sent to the HTTPS address. Clients are \
                refused there and never redirected, for a redirect loses what they upload, and the log names the \
                URL that they must use. /healthz and /readyz are answered. The HTTPS addresses are those of \
                listen.",
@@ -126,7 +133,7 @@ pub static TABLE: &[Setting] = &[
         key: "public_url",
         section: NETWORK,
         kind: &URL,
-        unset: "the first listener's own URL",
+        unset: "that of acme.domain, else of the first listener",
         example: "https://tasks.example.org/",
         doc: "The URL that clients use",
         long: "What the server prints for people who set up Taskwarrior. Needed where a proxy stands in front.",
@@ -201,6 +208,75 @@ pub static TABLE: &[Setting] = &[
         long: "A PEM file. For proxies and programs of one's own: Taskwarrior has no certificate to show. Nor has \
                `sync-server healthcheck`, which asks a unix socket then: add one to listen.",
         set: |config, text, cwd| put_some(&mut config.tls.client_ca, value::path(text, cwd)),
+        ..PLAIN
+    },
+    Setting {
+        key: "acme.domain",
+        section: ACME,
+        kind: &DOMAINS,
+        unset: "none",
+        example: "tasks.example.com",
+        doc: "The names for which the server gets and renews a certificate by itself",
+        long: "All that is needed on a machine that the names lead to: HTTPS is served at port 443 then, and port \
+               80 answers the authority. To name a domain is to agree to the terms of the authority, Let's Encrypt \
+               unless acme.directory names another; the log names their URL. Account, keys and certificate are \
+               kept in the data directory, in acme/.",
+        set: |config, text, _| push(&mut config.acme.domains, acme::domain(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "acme.contact",
+        section: ACME,
+        kind: &MAIL,
+        unset: "none",
+        example: "admin@example.com",
+        doc: "Where the authority may write to",
+        long: "Not needed: the log and `sync-server admin cert status` tell of failures.",
+        set: |config, text, _| put_some(&mut config.acme.contact, acme::contact(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "acme.directory",
+        section: ACME,
+        kind: &DIRECTORY,
+        default: Some("production"),
+        doc: "The authority that is asked",
+        long: "production is Let's Encrypt, staging its other half, whose certificates nobody trusts and which may \
+               be asked more often. Others by the URL of their ACME directory.",
+        set: |config, text, _| put(&mut config.acme.directory, acme::directory(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "acme.root",
+        section: ACME,
+        unset: "the public authorities",
+        example: "/etc/sync-server/acme-root.pem",
+        doc: "Who vouches for that authority's server",
+        long: "A PEM file, for authorities of one's own.",
+        set: |config, text, cwd| put_some(&mut config.acme.root, value::path(text, cwd)),
+        ..PLAIN
+    },
+    Setting {
+        key: "acme.challenge",
+        section: ACME,
+        kind: &CHALLENGE,
+        default: Some("auto"),
+        doc: "How the server shows that it has its names",
+        long: "tls-alpn-01 needs port 443 only, http-01 port 80; auto takes them in turn until one works, and \
+               stays with it.",
+        set: |config, text, _| put(&mut config.acme.challenge, acme::challenge(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "acme.retry",
+        section: ACME,
+        kind: &TIME,
+        default: Some("5m"),
+        doc: "How long after a failure the next attempt is made, at least",
+        long: "Doubled after each further failure, up to 12 hours, and sooner as the end of a certificate in hand \
+               nears. It is kept on disk: a restart does not make it shorter, for authorities count failures. \
+               `sync-server admin cert renew` tries at once.",
+        set: |config, text, _| put(&mut config.acme.retry, value::duration(text)),
         ..PLAIN
     },
     Setting {

@@ -47,6 +47,9 @@ pub fn tcp_endpoint(text: &str) -> Parsed<Endpoint> {
 }
 
 fn check_host(host: &str) -> Result<(), String> {
+    if host == "*" {
+        return Ok(());
+    }
     if let Some(address) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
         return match address.parse::<Ipv6Addr>() {
             Ok(_) => Ok(()),
@@ -54,7 +57,7 @@ fn check_host(host: &str) -> Result<(), String> {
         };
     }
     if host.is_empty() {
-        return Err("has no host (all addresses are 0.0.0.0 and [::])".to_owned());
+        return Err("has no host (all addresses are *)".to_owned());
     }
     if host.contains(':') {
         return Err("has an IPv6 address without brackets".to_owned());

@@ -15,6 +15,7 @@ pub use stored::{backups, clients, damage};
 
 use crate::config::{Config, Endpoint};
 use crate::tls::Acceptor;
+use std::path::Path;
 
 /// What was looked at, and what came out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,13 +83,20 @@ pub fn configuration(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// The server's own certificate, where it has one.
-pub fn certificate(config: &Config) -> Vec<Finding> {
+/// The server's certificate, its own or one that it gets by itself, as it is `now`, in seconds since 1970.
+pub fn certificate(config: &Config, data_dir: &Path, now: i64) -> Vec<Finding> {
     const TOPIC: &str = "certificate";
-    match Acceptor::load(config) {
+    match Acceptor::load(config, data_dir) {
         Ok(None) => Vec::new(),
         Err(problem) => vec![Finding::told(TOPIC, problem)],
-        Ok(Some((_, report))) if report.warnings.is_empty() => vec![Finding::well(TOPIC, report.summary)],
+        Ok(Some((acceptor, report))) if report.warnings.is_empty() => match acceptor.status().problem(now) {
+            None => vec![Finding::well(TOPIC, report.summary)],
+            Some(problem) => vec![Finding::wrong(
+                TOPIC,
+                problem,
+                "`sync-server admin cert status` says when it is tried again, `sync-server admin cert renew` tries now",
+            )],
+        },
         Ok(Some((_, report))) => {
             report.warnings.into_iter().map(|warning| Finding::told(TOPIC, warning)).collect()
         }
@@ -113,11 +121,16 @@ mod tests {
 
     #[test]
     fn no_certificate_is_nothing_to_tell_of_and_a_missing_one_is() {
+        let certificate = |config: &Config| certificate(config, Path::new("/missing"), 0);
         assert_eq!(certificate(&Config::default()), []);
         let mut config = Config::default();
         (config.tls.cert, config.tls.key) =
             (Some("/missing/cert.pem".into()), Some("/missing/key.pem".into()));
         let found = certificate(&config);
         assert!(found[0].grade == Grade::Wrong && found[0].seen.contains("/missing/cert.pem"), "{found:?}");
+        let mut config = Config::default();
+        config.acme.domains = vec!["tasks.example.com".to_owned()];
+        let found = certificate(&config);
+        assert!(found[0].grade == Grade::Wrong && found[0].seen.contains("no certificate yet"), "{found:?}");
     }
 }

@@ -41,8 +41,8 @@ fn free(endpoint: &Endpoint) -> Vec<Finding> {
             "stop it, or name another path in listen",
         )],
         Endpoint::Unix(path) => vec![Finding::well(TOPIC, format!("the socket {} is free", path.display()))],
-        Endpoint::Tcp(name) => match name.to_socket_addrs() {
-            Ok(addresses) => addresses.map(|address| free_address(name, address)).collect(),
+        Endpoint::Tcp(name) => match addresses(name) {
+            Ok(addresses) => addresses.into_iter().map(|address| free_address(name, address)).collect(),
             Err(error) => vec![Finding::wrong(
                 TOPIC,
                 format!("{name} is no address: {error}"),
@@ -50,6 +50,11 @@ fn free(endpoint: &Endpoint) -> Vec<Finding> {
             )],
         },
     }
+}
+
+fn addresses(name: &str) -> std::io::Result<Vec<SocketAddr>> {
+    let known = Endpoint::spelled_out(name);
+    if known.is_empty() { Ok(name.to_socket_addrs()?.collect()) } else { Ok(known) }
 }
 
 fn free_address(name: &str, address: SocketAddr) -> Finding {

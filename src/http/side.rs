@@ -53,8 +53,9 @@ impl SideDoor {
             certificate,
             base_path: config.base_path.clone(),
             public_url: config.public_url.clone().filter(|url| url.starts_with("https://")),
-            domains: Vec::new(),
-            port,
+            domains: config.acme.domains.clone(),
+            // An authority comes to this port only, whatever leads from there to ours.
+            port: if config.acme.is_on() { 443 } else { port },
             refused: Seldom::default(),
             strays: Seldom::default(),
         }

@@ -32,7 +32,10 @@ pub fn serving(
             "every request needs the name and token of a device: `sync-server admin add-device` makes them"
         );
     }
-    let url = config.public_url.clone().unwrap_or_else(|| reachable(&config.listen, urls));
+    let of_domain =
+        || config.acme.domains.first().map(|domain| format!("https://{domain}{}", config.base_path));
+    let url = config.public_url.clone().or_else(of_domain);
+    let url = url.unwrap_or_else(|| reachable(&config.listen, urls));
     log::info!("Taskwarrior, on every device: task config sync.server.url {url}");
     log::info!(
         "Taskwarrior, on every device: task config sync.server.client_id UUID \

@@ -14,7 +14,7 @@ use crate::metrics::{Affairs, Backups};
 use crate::service::Policy;
 use crate::storage::Storage;
 use crate::storage::lock::DirectoryLock;
-use crate::tls::Acceptor;
+use crate::tls::{Acceptor, Report};
 use crate::workers::{Threads, Workers};
 use crate::{control, logging};
 use std::path::Path;
@@ -32,6 +32,9 @@ const CANCEL: Duration = Duration::from_secs(2);
 /// The same signal once more within this time is the first one's echo: whoever signals a process
 /// and then its whole group, as `timeout` does, means one.
 const ECHO: Duration = Duration::from_millis(500);
+
+/// What begins what operators ask about the certificate.
+const CERTIFICATE: &str = "certificate ";
 
 /// How long a second signal waits for its line to be written.
 const LAST_WORD: Duration = Duration::from_millis(200);
@@ -168,7 +171,7 @@ impl OnDisk {
             Err(error) => failures.push(format!("the old log file stays in use: {error}")),
         }
         match self.tls.as_ref().map(|tls| tls.reload()) {
-            Some(Ok(report)) => report.log(),
+            Some(Ok(report)) => report.iter().for_each(Report::log),
             Some(Err(error)) => failures.push(format!("the old certificate stays in use: {error}")),
             None => {}
         }
@@ -183,10 +186,16 @@ impl OnDisk {
         Ok("reloaded".to_owned())
     }
 
-    /// Takes up what changes unasked.
+    /// Has a certificate got.
+    fn certificate(&self, words: &str) -> Result<String, String> {
+        let none = "this server speaks plain HTTP: acme.domain makes it get a certificate";
+        self.tls.as_ref().ok_or_else(|| none.to_owned())?.answer(words)
+    }
+
+    /// Takes up what changes unasked, certificates that are got above all.
     fn watch(&self) {
-        if let Some(Err(error)) = self.tls.as_ref().map(|tls| tls.watch()) {
-            log::warn!("a new certificate is taken up by a reload only, not by itself: {error}");
+        if let Some(Err(error)) = self.tls.as_ref().map(|tls| tls.start()) {
+            log::warn!("certificates are not taken up or renewed by themselves: {error}");
         }
     }
 }
@@ -201,6 +210,7 @@ fn open_control_socket(data_dir: &Path, environment: &Environment, lock: &Direct
             let on_disk = on_disk.clone();
             tokio::spawn(socket.serve(Arc::new(move |verb| match verb {
                 "reload" => on_disk.reload(),
+                _ if verb.starts_with(CERTIFICATE) => on_disk.certificate(&verb[CERTIFICATE.len()..]),
                 _ => match verb.strip_prefix(control::NOTE) {
                     Some(line) => {
                         log::info!("{line}");

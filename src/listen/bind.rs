@@ -95,8 +95,8 @@ pub fn bind(doors: &[(Entrance, &[Endpoint])]) -> Result<Vec<Listener>, Vec<Stri
 
 /// `before` are the listeners of the endpoints that stand before this one.
 fn bind_tcp(name: &str, all: &[Endpoint], before: &[Listener]) -> Result<Vec<Socket>, String> {
-    let addresses: Vec<SocketAddr> = match name.to_socket_addrs() {
-        Ok(addresses) => addresses.collect(),
+    let addresses: Vec<SocketAddr> = match addresses(name) {
+        Ok(addresses) => addresses,
         Err(error) => {
             return Err(format!(
                 "cannot listen on {name}: {error}; it must be a host name or address of this machine and a port"
@@ -112,6 +112,12 @@ fn bind_tcp(name: &str, all: &[Endpoint], before: &[Listener]) -> Result<Vec<Soc
         }
     }
     result
+}
+
+/// All that a name stands for.
+fn addresses(name: &str) -> io::Result<Vec<SocketAddr>> {
+    let known = Endpoint::spelled_out(name);
+    if known.is_empty() { Ok(name.to_socket_addrs()?.collect()) } else { Ok(known) }
 }
 
 fn bind_addresses(
@@ -166,7 +172,7 @@ fn serves_both_families(address: SocketAddr, all: &[Endpoint]) -> bool {
     let port = address.port();
     let is_ipv4_of_same_port = |endpoint: &Endpoint| match endpoint {
         Endpoint::Tcp(name) => {
-            name.parse::<SocketAddr>().is_ok_and(|other| other.is_ipv4() && other.port() == port)
+            Endpoint::spelled_out(name).iter().any(|other| other.is_ipv4() && other.port() == port)
         }
         Endpoint::Unix(_) => false,
     };
@@ -313,6 +319,14 @@ mod tests {
             Ok(listeners) => assert_eq!(listeners.len(), 2),
             Err(failures) => assert!(!failures[0].contains("in use"), "{failures:?}"),
         }
+    }
+
+    #[test]
+    fn a_star_is_every_address_of_both_families() {
+        let listeners = bind(&[tcp("*:0")]).unwrap();
+        let urls: Vec<String> = listeners.iter().map(|listener| listener.url("http", "")).collect();
+        assert!(urls.iter().any(|url| url.starts_with("http://0.0.0.0:")), "{urls:?}");
+        assert!(listeners.iter().all(|listener| listener.port() == listeners[0].port()));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::peer::Peer;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -15,6 +16,10 @@ enum Arrival {
     Secure(Box<TlsStream<TcpStream>>),
     /// HTTP without TLS, of which nothing has been read yet.
     Plain(TcpStream),
+    /// An authority has seen what it wanted to see.
+    Proven,
+    /// There is no certificate yet.
+    Bare,
 }
 
 impl Acceptor {
@@ -38,6 +43,8 @@ impl Acceptor {
                     () = visit.progress.unwanted() => {}
                 }
             }
+            Ok(Ok(Arrival::Proven)) => log::debug!("{peer} was shown that this server has its name"),
+            Ok(Ok(Arrival::Bare)) => self.warn_of_waiting(peer),
             Ok(Err(error)) => self.tell(peer, &error),
             Err(_) => self.tell(peer, &io::Error::new(ErrorKind::TimedOut, "it took too long")),
         }
@@ -51,7 +58,22 @@ impl Acceptor {
             return Ok(Arrival::Plain(stream));
         }
         let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
-        Ok(Arrival::Secure(Box::new(hello.into_stream(self.current()).await?)))
+        if let Some(acme) = &self.acme
+            && rustls_acme::is_tls_alpn_challenge(&hello.client_hello())
+        {
+            let name = hello.client_hello().server_name().unwrap_or_default().to_owned();
+            let shown = acme.challenges().handshake(&name);
+            let shown =
+                shown.ok_or_else(|| io::Error::other(format!("nothing is to be shown for {name:?}")))?;
+            hello.into_stream(shown).await?.shutdown().await?;
+            return Ok(Arrival::Proven);
+        }
+        let (config, is_there) = self.current();
+        match hello.into_stream(config).await {
+            Ok(stream) => Ok(Arrival::Secure(Box::new(stream))),
+            Err(_) if !is_there => Ok(Arrival::Bare),
+            Err(error) => Err(error),
+        }
     }
 
     fn warn_of_plain(&self, peer: Peer) {
@@ -60,6 +82,14 @@ impl Acceptor {
                 "{peer} speaks plain HTTP to the HTTPS port: change http:// to https:// in the client's URL \
                  (sync.server.url); said at most once a minute"
             );
+        }
+    }
+
+    fn warn_of_waiting(&self, peer: Peer) {
+        if let Some(acme) = &self.acme
+            && self.bare.is_due(Instant::now())
+        {
+            log::warn!("{peer} was turned away: {}; said at most once a minute", acme.waiting());
         }
     }
 

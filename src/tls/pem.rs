@@ -1,12 +1,12 @@
 //! From PEM files to what a TLS server needs, checked.
 
-use super::Report;
+use super::{Report, at};
 use crate::config;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
 use std::fs;
@@ -22,19 +22,103 @@ use x509_parser::time::ASN1Time;
 /// The one protocol that is spoken inside.
 pub const ALPN: &[u8] = b"http/1.1";
 
+/// A certificate may be warned of this long before its end, unless it lives so shortly that two thirds of
+/// its life come later.
+const ENDING: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// What a certificate says of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    /// The hosts that it is for.
+    pub names: Vec<String>,
+    /// The beginning of its life.
+    pub from: SystemTime,
+    /// The end of its life.
+    pub until: SystemTime,
+}
+
+impl Facts {
+    /// Reads a certificate.
+    pub fn of(certificate: &CertificateDer<'_>) -> Result<Facts, String> {
+        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+        let (from, until) = (time(parsed.validity().not_before), time(parsed.validity().not_after));
+        Ok(Facts { names: names(&parsed), from, until })
+    }
+
+    /// How long it lives altogether.
+    pub fn life(&self) -> Duration {
+        self.until.duration_since(self.from).unwrap_or_default()
+    }
+
+    /// When to get another one.
+    pub fn renewal(&self) -> SystemTime {
+        self.until - self.life() / 3
+    }
+
+    /// Whether its end is so near that someone should look after it.
+    pub fn is_ending(&self, now: SystemTime) -> bool {
+        self.until.duration_since(now).is_ok_and(|left| left < ENDING.min(self.life() / 6))
+    }
+}
+
+/// A certificate that can be served.
+pub struct Loaded {
+    /// How.
+    pub config: Arc<ServerConfig>,
+    /// What it says of itself.
+    pub facts: Facts,
+}
+
 /// Reads the files and checks that they fit together; `now` decides what is expired.
-pub fn load(files: &config::Tls, now: SystemTime) -> Result<(Arc<ServerConfig>, Report), String> {
+pub fn load(files: &config::Tls, now: SystemTime) -> Result<(Loaded, Report), String> {
     let (Some(cert), Some(key)) = (&files.cert, &files.key) else {
         return Err("tls.cert and tls.key belong together".to_owned());
     };
     let chain = certificates("tls.cert", cert)?;
-    let (summary, mut warnings) = describe(cert, &chain[0], now)?;
+    let facts = Facts::of(&chain[0]).map_err(|error| {
+        format!("tls.cert: the first certificate in {} cannot be read: {error}", cert.display())
+    })?;
+    let (summary, mut warnings) = describe(cert, &facts, now);
     let provider = Arc::new(ring::default_provider());
     let certified = CertifiedKey::from_der(chain, private_key(key)?, &provider)
         .map_err(|error| misfit(cert, key, &error))?;
     warnings.extend(exposure(key));
     let config = server(certified, files.client_ca.as_deref(), &provider)?;
-    Ok((Arc::new(config), Report { summary, warnings }))
+    Ok((Loaded { config: Arc::new(config), facts }, Report { summary, warnings }))
+}
+
+/// The same of a key and a certificate with its chain that an authority gave.
+pub fn issued(text: &[u8], client_ca: Option<&Path>) -> Result<Loaded, String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    let chain = chain.map_err(|error| format!("no sound PEM: {error}"))?;
+    let first = chain.first().ok_or("there is no certificate in it")?;
+    let facts = Facts::of(first)?;
+    let key = PrivateKeyDer::from_pem_slice(text).map_err(|error| format!("no key: {error}"))?;
+    let provider = Arc::new(ring::default_provider());
+    let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| error.to_string())?;
+    Ok(Loaded { config: Arc::new(server(certified, client_ca, &provider)?), facts })
+}
+
+/// What is spoken while there is no certificate: a handshake, up to the alert that says so.
+pub fn none() -> Result<Arc<ServerConfig>, String> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+    Ok(Arc::new(builder.with_no_client_auth().with_cert_resolver(Arc::new(NoCertificate))))
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl ResolvesServerCert for NoCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+}
+
+/// Whether the authorities for clients can be used, if any are named.
+pub fn check_client_ca(path: Option<&Path>) -> Result<(), String> {
+    let provider = Arc::new(ring::default_provider());
+    path.map_or(Ok(()), |path| client_verifier(path, &provider).map(drop))
 }
 
 /// The certificates of a file, at least one.
@@ -124,38 +208,37 @@ fn client_verifier(
 }
 
 /// One line on the certificate, and what is wrong with it that does not keep it from being served.
-fn describe(
-    path: &Path,
-    certificate: &CertificateDer<'_>,
-    now: SystemTime,
-) -> Result<(String, Vec<String>), String> {
+pub fn describe(path: &Path, facts: &Facts, now: SystemTime) -> (String, Vec<String>) {
+    let Facts { names, from, until } = facts;
     let shown = path.display();
-    let (_, parsed) = X509Certificate::from_der(certificate)
-        .map_err(|error| format!("tls.cert: the first certificate in {shown} cannot be read: {error}"))?;
-    let (from, until) = (time(parsed.validity().not_before), time(parsed.validity().not_after));
-    let names = names(&parsed);
     let mut warnings = Vec::new();
     if names.is_empty() {
         warnings.push(format!(
             "tls.cert: the certificate in {shown} names no host (subjectAltName): clients will refuse it"
         ));
     }
-    if until < now {
+    if *until < now {
         warnings.push(format!(
             "tls.cert: THE CERTIFICATE in {shown} EXPIRED on {}: clients will refuse it; put a new one there, it \
              is taken up by itself",
-            date(until)
+            at(*until)
         ));
     }
-    if from > now {
+    if facts.is_ending(now) {
+        warnings.push(format!(
+            "tls.cert: the certificate in {shown} ends at {}: put a new one there, it is taken up by itself",
+            at(*until)
+        ));
+    }
+    if *from > now {
         warnings.push(format!(
             "tls.cert: the certificate in {shown} is not valid before {}: until then clients will refuse it; is \
              the clock of this machine right?",
-            date(from)
+            at(*from)
         ));
     }
     let names = if names.is_empty() { "no host".to_owned() } else { names.join(", ") };
-    Ok((format!("certificate for {names}, valid until {}, from {shown}", date(until)), warnings))
+    (format!("certificate for {names}, valid until {}, from {shown}", at(*until)), warnings)
 }
 
 /// The hosts that a certificate is for.
@@ -175,10 +258,6 @@ fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
 /// A certificate may be valid from before 1970; that much precision is not needed.
 fn time(time: ASN1Time) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(time.timestamp().try_into().unwrap_or(0))
-}
-
-fn date(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// Who else can read the key.

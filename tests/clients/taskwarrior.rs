@@ -15,6 +15,8 @@ pub fn program() -> Option<PathBuf> {
 pub struct Taskwarrior {
     root: PathBuf,
     home: tempfile::TempDir,
+    /// A file with the authorities that it trusts, instead of its own.
+    trusted: Option<PathBuf>,
 }
 
 impl Taskwarrior {
@@ -28,7 +30,12 @@ impl Taskwarrior {
             home.path().display()
         );
         std::fs::write(home.path().join("taskrc"), settings).expect("the settings can be written");
-        Taskwarrior { root: root.to_owned(), home }
+        Taskwarrior { root: root.to_owned(), home, trusted: None }
+    }
+
+    /// The same device where only these authorities are trusted.
+    pub fn trusting(self, authorities: &Path) -> Taskwarrior {
+        Taskwarrior { trusted: Some(authorities.to_owned()), ..self }
     }
 
     fn task(&self, args: &[&str]) -> Output {
@@ -38,6 +45,7 @@ impl Taskwarrior {
         // It finds its own files by a path relative to this directory.
         command.current_dir(self.root.join("usr/share/taskwarrior"));
         command.env_clear().env("TASKRC", self.home.path().join("taskrc")).env("HOME", self.home.path());
+        command.envs(self.trusted.iter().map(|path| ("SSL_CERT_FILE", path)));
         command.stdin(Stdio::null()).output().expect("Taskwarrior starts")
     }
 
