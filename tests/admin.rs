@@ -535,7 +535,7 @@ fn a_database_that_someone_else_serves_is_not_migrated() {
 }
 
 /// Whether this test can become another user; says so where not.
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     let root = std::fs::metadata("/proc/self").expect("it exists").uid() == 0;
     if !root {
         eprintln!("skipped: only root can become another user");
@@ -611,5 +611,9 @@ fn another_user_than_the_owner_is_told_what_to_do_and_makes_nothing() {
     let output = other.output().expect("the program runs");
     assert_eq!(output.status.code(), Some(77), "{}", stderr(&output));
     assert!(stderr(&output).contains("sudo -u '#4711'"), "{}", stderr(&output));
+    let mut other = program_for_all(&dir);
+    other.args(["admin", "doctor", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data);
+    let told = stdout(&other.uid(STRANGER + 1).gid(STRANGER + 1).output().expect("the program runs"));
+    assert!(told.contains("sudo -u '#4711'") && !told.contains("chown"), "{told}");
     assert_eq!(std::fs::read_dir(&data).expect("a directory").count(), before);
 }

@@ -1,7 +1,7 @@
 //! What a helpful colleague would say.
 
-use crate::admin::{DATABASE, STRANGER, admin, done, keys, place, stderr, stdout, text};
-use crate::util::{Server, program, skip};
+use crate::admin::{DATABASE, STRANGER, admin, done, is_root, keys, place, stderr, stdout, text};
+use crate::util::{Server, program};
 use serde_json::Value;
 use std::net::TcpListener;
 use std::os::unix::fs::{FileExt, MetadataExt, chown};
@@ -117,8 +117,8 @@ fn a_damaged_database_and_nobody_who_can_sync_are_told() {
 
 #[test]
 fn files_of_others_are_told_with_the_line_that_gives_them_back() {
-    if !rustix::process::geteuid().is_root() {
-        return skip("only root can give files away");
+    if !is_root() {
+        return;
     }
     let dir = place();
     chown(dir.path(), Some(STRANGER), Some(STRANGER)).expect("it can be given away");

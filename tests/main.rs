@@ -3,6 +3,7 @@
 mod acme;
 mod admin;
 mod adoption;
+mod attacks;
 mod backup;
 mod chain;
 mod clients;
@@ -18,6 +19,7 @@ mod limits;
 mod logging;
 mod metrics;
 mod proxied;
+mod proxies;
 mod prune;
 mod side_door;
 mod texts;

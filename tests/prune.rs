@@ -225,7 +225,7 @@ fn a_removal_that_is_killed_is_carried_on_and_meanwhile_nobody_gets_in() {
     let mut interrupted = 0;
     for round in 0..10 {
         done(dir.path(), &["add-client", "--id", ID, "--label", "alice"]);
-        fill(dir.path(), ID, 20_000, 1);
+        fill(dir.path(), ID, 8_000, 1);
         let verb = if round % 2 == 0 { "remove-client" } else { "reset-client" };
         if kill_in_the_middle(dir.path(), ID, &[verb, "alice", "--yes"]) == 0 {
             // It was done: the client is gone or empty.

@@ -259,7 +259,7 @@ fn not_made(data_dir: &Path, error: &std::io::Error) -> Refusal {
 }
 
 /// Files that another user than the server's makes beside the database would lock the server out.
-fn check_user(data_dir: &Path, database: &Path) -> Result<(), Refusal> {
+pub fn check_user(data_dir: &Path, database: &Path) -> Result<(), Refusal> {
     let us = rustix::process::geteuid().as_raw();
     let Ok(directory) = data_dir.metadata() else { return Ok(()) };
     let owner = database.metadata().map_or(directory.uid(), |file| file.uid());

@@ -101,9 +101,9 @@ fn all(config: &Config, environment: &Environment, format: Format) -> Vec<Findin
 
 /// What there is to read of a database; `None` where there is none or not one of today.
 fn read(data_dir: &Path) -> Result<Option<Stored>, Refusal> {
-    if rustix::process::geteuid().is_root()
-        && let Ok(data) = data_dir.metadata()
-    {
+    if !rustix::process::geteuid().is_root() {
+        desk::check_user(data_dir, &data_dir.join(FILE_NAME))?;
+    } else if let Ok(data) = data_dir.metadata() {
         user::become_user(data.uid(), data.gid()).map_err(|error| {
             refusal(
                 NOT_PERMITTED,

@@ -25,7 +25,7 @@ pub enum Pace {
     Alone,
     /// As much again, and enough for a server in another process to get its turn.
     Beside,
-    /// Several times as much: nobody waits for the end.
+    /// Twice as much, and more than that after a short one: nobody waits for the end.
     Leisurely,
 }
 
@@ -35,7 +35,7 @@ impl Pace {
         let pause = match self {
             Pace::Alone => return,
             Pace::Beside => took.max(Duration::from_millis(10)),
-            Pace::Leisurely => (took * 4).max(Duration::from_millis(20)),
+            Pace::Leisurely => (took * 2).max(Duration::from_millis(20)),
         };
         std::thread::sleep(pause.min(Duration::from_millis(500)));
     }
