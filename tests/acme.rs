@@ -143,6 +143,15 @@ impl ServerCertVerifier for Lax {
     }
 }
 
+/// What whoever watches over the server is told: the report, and the numbers.
+fn watched(server: &Server) -> (String, String) {
+    let line = server.log().wait_for("metrics at http://");
+    let address =
+        line.split("://").nth(1).and_then(|rest| rest.strip_suffix("/metrics")).expect("an address");
+    let get = |path| Connection::open(address).request("GET", path, &[], b"").text();
+    (get("/readyz?verbose"), get("/metrics"))
+}
+
 fn eventually<T>(log: &Log, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -159,7 +168,8 @@ fn a_certificate_is_got_by_each_challenge_kept_and_used_again() {
     for challenge in ["tls-alpn-01", "http-01"] {
         let Some(mut place) = Place::new(LONG) else { return };
         let challenge = format!("--acme-challenge={challenge}");
-        let server = place.start(&[&challenge, "--acme-contact=admin@example.com"]);
+        let metrics = ["--metrics-listen", "127.0.0.1:0"];
+        let server = place.start(&[&challenge, "--acme-contact=admin@example.com", metrics[0], metrics[1]]);
         server.log().wait_for("by acme.domain you have agreed to the terms at ");
         let line = server.log().wait_for("a new certificate for localhost, valid until ");
         assert!(line.contains(&challenge["--acme-challenge=".len()..]), "{line}");
@@ -167,6 +177,11 @@ fn a_certificate_is_got_by_each_challenge_kept_and_used_again() {
         let certificate = shown(&place.listen, &client).expect("it is trusted");
         let answer = Connection::open(&place.http_listen).request("GET", "/x", &[], b"");
         assert_eq!((answer.status, answer.header("location")), (301, Some("https://localhost/x")));
+
+        let (report, page) = watched(&server);
+        assert!(report.contains("+ certificate: valid until "), "{report}");
+        assert!(page.contains("\nsync_server_certificate_problem 0\n"), "{page}");
+        assert!(page.contains("\nsync_server_certificate_expiry_timestamp_seconds 1"), "{page}");
 
         let status = place.status();
         assert_eq!(status["names"][0], NAME);
@@ -192,8 +207,11 @@ fn a_certificate_is_got_by_each_challenge_kept_and_used_again() {
 fn until_there_is_a_certificate_everyone_is_told_so() {
     let Some(mut place) = Place::new(LONG) else { return };
     place.pebble.stop();
-    let mut server = place.start(&["--acme-retry=1h"]);
+    let mut server = place.start(&["--acme-retry=1h", "--metrics-listen", "127.0.0.1:0"]);
     let line = server.log().wait_for("no certificate yet, so nobody can sync");
+    let (report, page) = watched(&server);
+    assert!(report.contains("- certificate: there is no certificate yet: "), "{report}");
+    assert!(page.contains("\nsync_server_certificate_problem 1\n"), "{page}");
     assert!(line.contains("Connection refused") && line.contains("the next attempt is at "), "{line}");
     let strict = crate::tls::Authority::new().client();
     let error = shake_hands(&place.listen, &Arc::new(strict)).map(drop).expect_err("there is none");

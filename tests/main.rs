@@ -3,6 +3,7 @@
 mod acme;
 mod admin;
 mod adoption;
+mod attacks;
 mod backup;
 mod chain;
 mod clients;
@@ -19,6 +20,7 @@ mod logging;
 mod metrics;
 mod postgres;
 mod proxied;
+mod proxies;
 mod prune;
 mod side_door;
 mod texts;

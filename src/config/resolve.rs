@@ -16,6 +16,9 @@ use std::time::Duration;
 /// operator says: a plain LISTEN in the image would silence the one in an operator's configuration file.
 const PACKAGED: &str = "SYNC_SERVER_DEFAULT_";
 
+/// The variable in which an image names options that it cannot do without: the key of each.
+const NEEDED: &str = "SYNC_SERVER_NEEDS";
+
 /// A configuration and how it came about.
 #[derive(Clone, Debug)]
 pub struct Resolved {
@@ -68,6 +71,7 @@ pub fn resolve(sources: &Sources) -> Result<Resolved, Vec<String>> {
     acme::follow(&mut config, &mut effective);
     config.clients = found.clients;
     config.file = sources.file.as_ref().map(|file| file.path.clone());
+    problems.extend(needed(sources, &effective));
     if problems.is_empty() {
         problems.extend(contradiction(&config, &effective));
         problems.extend(acme::problems(&config, &effective));
@@ -264,6 +268,19 @@ fn contradiction(config: &Config, effective: &[Effective]) -> Option<String> {
     ))
 }
 
+/// What an image is made for would otherwise be forgotten in silence: one for Postgres without a database
+/// would begin an empty history in a container's own files.
+fn needed(sources: &Sources, effective: &[Effective]) -> Vec<String> {
+    let keys = sources.environment.var(NEEDED).unwrap_or_default().split(',');
+    let missing = keys.filter_map(|key| effective_of(effective, key)).filter(|found| found.values.is_empty());
+    let say = |missing: &Effective| {
+        let Setting { key, kind, .. } = missing.setting;
+        let variable = missing.setting.variable();
+        format!("{key}: there is no value, and this image is made for one; give {variable}, {}", kind.expects)
+    };
+    missing.map(say).collect()
+}
+
 /// A certificate without its key is none, nor is a key without its certificate.
 fn half_a_pair(config: &Config, effective: &[Effective]) -> Option<String> {
     let tls = &config.tls;
@@ -366,6 +383,14 @@ mod tests {
         let file = Some(file("listen = [\"localhost:1\"]"));
         let resolved = resolve(&Sources { environment: image.into(), file, ..Sources::default() });
         assert_eq!(resolved.expect("all is well").config.listen, [Endpoint::Tcp("localhost:1".to_owned())]);
+    }
+
+    #[test]
+    fn what_an_image_is_made_for_must_be_given() {
+        let told = problem(of_environment([("SYNC_SERVER_NEEDS", "public_url"), ("PUBLIC_URL", "")]));
+        assert!(told.contains("public_url") && told.contains("PUBLIC_URL"), "{told}");
+        let given = [("SYNC_SERVER_NEEDS", "public_url"), ("PUBLIC_URL", "https://tasks.example.org/")];
+        assert!(of_environment(given).is_ok());
     }
 
     #[test]

@@ -59,6 +59,16 @@ impl App {
                 ),
             };
         }
+        if let Some(certificate) = &state.affairs.certificate {
+            let until =
+                certificate.until.map_or("none yet".to_owned(), |at| format!("valid until {}", date(at)));
+            let next =
+                certificate.next.map_or(String::new(), |at| format!(", the next is asked for {}", date(at)));
+            let _ = match &certificate.problem {
+                None => writeln!(text, "+ certificate: {until}{next}"),
+                Some(why) => writeln!(text, "- certificate: {}{next}", why.replace('\n', " ")),
+            };
+        }
         let started = date(state.affairs.started);
         let _ = writeln!(text, "+ version: {}, started {started}", env!("CARGO_PKG_VERSION"));
         wire::report(readiness.is_ok(), text)

@@ -10,7 +10,7 @@ use crate::config::{Config, Environment};
 use crate::control::Socket;
 use crate::http::{App, Entrance, Look, SideDoor};
 use crate::listen;
-use crate::metrics::{Affairs, Backups};
+use crate::metrics::{Affairs, Backups, Certificate};
 use crate::service::Policy;
 use crate::storage::Storage;
 use crate::storage::location::Location;
@@ -82,7 +82,7 @@ pub fn run(
         let port = main.iter().find_map(|listener| listener.port());
         let side = tls.clone().zip(port).map(|(tls, port)| SideDoor::new(config, port, tls));
         let status = format!("serving at {}", urls.join(" "));
-        let app = Arc::new(App::new(config, workers.clone(), side, look(backups.as_ref())));
+        let app = Arc::new(App::new(config, workers.clone(), side, look(backups.as_ref(), tls.clone())));
         let (stop, stopped) = watch::channel(false);
         let mut serving = network.spawn(listen::run(listeners, tls.clone(), app, stopped));
         network.spawn(notify::watchdog(workers));
@@ -115,17 +115,29 @@ pub fn run(
 }
 
 /// Looks at what happens beside the requests.
-fn look(backups: Option<&Schedule>) -> Look {
+fn look(backups: Option<&Schedule>, tls: Option<Arc<Acceptor>>) -> Look {
     let standing = backups.map(Schedule::standing);
-    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let started = i64::try_from(started).unwrap_or(i64::MAX);
+    let started = seconds(SystemTime::now());
     Box::new(move || Affairs {
         started,
         backups: standing.as_ref().map(|standing| {
             let facts = standing.facts();
             Backups { newest: facts.newest.map(|found| found.at), failure: facts.failure, next: facts.next }
         }),
+        certificate: tls.as_ref().map(|tls| {
+            let status = tls.status();
+            Certificate {
+                until: status.facts.as_ref().map(|facts| seconds(facts.until)),
+                next: status.next_attempt.map(seconds),
+                problem: status.problem(seconds(SystemTime::now())),
+            }
+        }),
     })
+}
+
+/// Since 1970.
+fn seconds(time: SystemTime) -> i64 {
+    i64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Follows signals until one asks for the end, and returns that.

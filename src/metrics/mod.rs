@@ -130,6 +130,19 @@ pub struct Affairs {
     pub started: i64,
     /// The scheduled backups, where there are any.
     pub backups: Option<Backups>,
+    /// The certificate, where TLS is spoken.
+    pub certificate: Option<Certificate>,
+}
+
+/// How it is about the certificate.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Certificate {
+    /// When it ends; `None` while the first one is being waited for.
+    pub until: Option<i64>,
+    /// When another one is asked for, where that happens by itself.
+    pub next: Option<i64>,
+    /// What somebody should do something about.
+    pub problem: Option<String>,
 }
 
 /// How the scheduled backups are.

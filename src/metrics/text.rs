@@ -108,13 +108,25 @@ impl Page {
             let failed = f64::from(u8::from(backups.failure.is_some()));
             self.gauge("backup_failed", "1 where the last scheduled backup failed", [plain(failed)]);
         }
+        if let Some(certificate) = &state.affairs.certificate {
+            let until = certificate.until.map(|at| plain(at as f64));
+            self.gauge("certificate_expiry_timestamp_seconds", "When the certificate ends", until);
+            let next = certificate.next.map(|at| plain(at as f64));
+            self.gauge("certificate_renewal_timestamp_seconds", "When another one is asked for", next);
+            let failed = f64::from(u8::from(certificate.problem.is_some()));
+            self.gauge(
+                "certificate_problem",
+                "1 where someone should look after the certificate",
+                [plain(failed)],
+            );
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Affairs, Backups, Transaction};
+    use crate::metrics::{Affairs, Backups, Certificate, Transaction};
     use std::time::Duration;
 
     #[test]
@@ -124,11 +136,14 @@ mod tests {
         metrics.answered(Transaction::Other, 599, Duration::from_secs(99), (0, 7));
         metrics.groups.counted(3);
         let backups = Backups { newest: Some(5), failure: Some((6, "why".to_owned())), next: Some(7) };
-        let affairs = Affairs { started: 1, backups: Some(backups) };
+        let certificate = Certificate { until: Some(8), next: Some(9), problem: None };
+        let affairs = Affairs { started: 1, backups: Some(backups), certificate: Some(certificate) };
         let state = State { connections: 2, queues: vec![("writes", 4)], affairs };
         let page = text(&metrics, &state);
         for expected in [
             "sync_server_requests_total{transaction=\"add_version\",status=\"200\"} 1\n",
+            "sync_server_certificate_expiry_timestamp_seconds 8\n",
+            "sync_server_certificate_problem 0\n",
             "sync_server_requests_total{transaction=\"other\",status=\"other\"} 1\n",
             "sync_server_request_seconds_bucket{transaction=\"add_version\",le=\"0.0025\"} 0\n",
             "sync_server_request_seconds_bucket{transaction=\"add_version\",le=\"0.005\"} 1\n",

@@ -105,13 +105,15 @@ syncs() {
     task "$2" rc.verbose=nothing export | grep -q "$word" || fail "$2 has no task $word of $1"
 }
 
-# boot SUITE NAME: a container with systemd. Its cgroups are its own.
-boot() {
+# boot SUITE NAME, start IMAGE NAME: a container with systemd. Its cgroups are its own.
+boot() { start "sync-server-test/$1" "$2"; }
+
+start() {
     containers+=("$2")
     docker run --detach --name "$2" --hostname tasks --cap-add ALL --cap-drop SYS_RESOURCE \
         --security-opt seccomp=unconfined --security-opt apparmor=unconfined --cgroupns=private \
         --tmpfs /sys/fs/cgroup --tmpfs /run --tmpfs /run/lock --env container=docker \
-        "sync-server-test/$1" /sbin/init >/dev/null
+        "$1" /sbin/init >/dev/null
     booted "$2"
 }
 
