@@ -167,6 +167,14 @@ pub fn problems(config: &Config, effective: &[Effective]) -> Vec<String> {
             own.origin
         ));
     }
+    if let Some(connection) = given("connection") {
+        problems.push(format!(
+            "acme.domain ({origin}): it cannot be beside connection ({}), for servers that share a database would \
+             each ask for the certificate, and not answer for each other when the authority looks; put a proxy \
+             with a certificate in front of them, or give each tls.cert and tls.key",
+            connection.origin
+        ));
+    }
     if !config.listen.iter().any(|endpoint| matches!(endpoint, Endpoint::Tcp(_)))
         && let Some(listen) = given("listen")
     {
@@ -181,7 +189,8 @@ pub fn problems(config: &Config, effective: &[Effective]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Environment, Sources, resolve};
+    use super::super::setting::Setting;
+    use super::super::{Environment, Sources, resolve, table};
     use super::*;
 
     fn of<const N: usize>(variables: [(&str, &str); N]) -> Result<Config, String> {
@@ -232,6 +241,20 @@ mod tests {
         for wrong in ["*.example.com", "192.0.2.1", "::1", "a_b.c", "ä.de", "-a.b", "a..b", "https://a.b"] {
             assert!(of([("ACME_DOMAIN", wrong)]).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn servers_that_share_a_database_get_no_certificates() {
+        let environment = Environment::from([("ACME_DOMAIN", "a.b")]);
+        let resolved = resolve(&Sources { environment, ..Sources::default() }).unwrap();
+        assert!(problems(&resolved.config, &resolved.effective).is_empty());
+        let mut effective = resolved.effective;
+        effective.retain(|effective| effective.setting.key != "connection");
+        let setting = Box::leak(Box::new(Setting { key: "connection", ..table::TABLE[0] }));
+        let origin = Origin::Environment("CONNECTION".to_owned());
+        effective.push(Effective { setting, values: Vec::new(), origin });
+        let told = problems(&resolved.config, &effective).join("\n");
+        assert!(told.contains("cannot be beside connection (environment CONNECTION)"), "{told}");
     }
 
     #[test]
