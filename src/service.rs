@@ -93,7 +93,7 @@ pub fn write(
 }
 
 /// Answers what takes no decision in one step, where the storage can: the next version of a client that
-/// may use the server. `None` where nothing was done, and [`write`] has to find out why.
+/// may use the server. `None` where nothing was done, and [`write()`] has to find out why.
 pub fn write_at_once(
     storage: &dyn Storage,
     policy: &Policy,
