@@ -362,9 +362,10 @@ fn every_line_of_the_example_is_valid() {
     let is_option = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1;
     let options: Vec<&str> = example.lines().filter(is_option).map(|line| &line[1..]).collect();
     assert!(options.len() > 20, "{options:?}");
-    // A certificate is the operator's own or got by itself, not both.
-    for other in ["acme.", "tls."] {
-        let options: Vec<&str> = options.iter().copied().filter(|line| !line.starts_with(other)).collect();
+    // A certificate is the operator's own or got by itself, not both; by itself beside no Postgres.
+    for others in [&["acme."][..], &["tls.", "connection "]] {
+        let is_left_out = |line: &&str| others.iter().any(|other| line.starts_with(other));
+        let options: Vec<&str> = options.iter().copied().filter(|line| !is_left_out(line)).collect();
         let (_dir, path) = file(&options.join("\n"));
         let variables = [("CONFIG", path.as_str()), ("DATA_DIR", "")];
         // Shown, not checked: the example's certificate is not on this machine.
