@@ -138,6 +138,7 @@ fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failu
     location.tidy().map_err(|error| failure(error.message))?;
     let prepared = location.prepare(config.migrate, &config.migration, notify::progress);
     let warnings = prepared.map_err(|error| failure(error.message))?;
+    location.take_over().map_err(|error| failure(error.message))?;
     Ok(Premises { location, lock, listeners, tls, warnings })
 }
 
