@@ -48,7 +48,7 @@
 //! | [`backup`] | backups as files: written beside their place, verified, named; the thread that makes them by themselves | which database, who asks |
 //! | [`workers`] | small reads where they are asked; named threads behind bounded queues for the rest; group commit; the clock and new IDs | HTTP, SQL |
 //! | [`http`] | one connection: deadlines, bounded bodies, the memory budget; `wire` is pure and holds every path, header and status | databases, signals |
-//! | [`listen`] | TCP and unix sockets; accept with permits and back-off; a trusted proxy's first words; drain | what is said on a connection |
+//! | [`listen`] | TCP and unix sockets, its own and those of the service manager; accept with permits and back-off; a trusted proxy's first words; drain | what is said on a connection |
 //! | [`tls`] | the operator's certificate: checked, taken up anew; or those of an authority, got and renewed; handshakes, those who knock at the wrong door | what is said inside |
 //! | [`lifecycle`] | the order of start and stop, signals, systemd's notifications and watchdog | requests |
 //! | [`daemon`] | going into the background, before any thread | what the process does there |
@@ -63,8 +63,8 @@
 //!
 //! 1. Arguments. Help, version and generated texts are answered and touch nothing.
 //! 2. Configuration, all problems at once. Exit code 64 for usage, 78 for configuration.
-//! 3. What can fail visibly: the certificate, the data directory and its lock, the listeners, the
-//!    database's migrations, after which it is closed again.
+//! 3. The service manager's sockets, then what can fail visibly: the certificate, the data directory and its
+//!    lock, the listeners, the database's migrations, after which it is closed again.
 //! 4. The fork, if asked for. Nothing threaded exists before it, no SQLite handle crosses it.
 //! 5. The log's thread, which has what was logged until then; without a fork it runs from the
 //!    beginning. 6. Storage and worker threads. 7. The runtime, accepting. 8. Readiness.

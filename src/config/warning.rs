@@ -8,16 +8,7 @@ use std::time::Duration;
 
 /// What is allowed but probably not meant.
 pub fn warnings(config: &Config, sources: &Sources, effective: &[Effective]) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let open: Vec<String> =
-        config.listen.iter().filter(|endpoint| !endpoint.is_local()).map(address).collect();
-    if !open.is_empty() && config.create_clients && config.client_id.is_none() {
-        warnings.push(format!(
-            "listen ({}): others than this machine can reach the server, and everyone who does may store data; \
-             name the clients that may use it in CLIENT_ID, or set CREATE_CLIENTS=false once they all exist",
-            open.join(", ")
-        ));
-    }
+    let mut warnings: Vec<String> = config.strangers().into_iter().collect();
     for Effective { setting, origin, .. } in effective.iter().filter(|effective| effective.setting.secret) {
         warnings.extend(exposure(setting, origin, sources));
     }
@@ -41,6 +32,21 @@ pub fn warnings(config: &Config, sources: &Sources, effective: &[Effective]) -> 
         warnings.push("pid_file: it is written only where daemonize is true; leave it out".to_owned());
     }
     warnings
+}
+
+impl Config {
+    /// What is amiss where others than this machine can reach the server.
+    pub fn strangers(&self) -> Option<String> {
+        let open: Vec<String> =
+            self.listen.iter().filter(|endpoint| !endpoint.is_local()).map(address).collect();
+        (!open.is_empty() && self.create_clients && self.client_id.is_none()).then(|| {
+            format!(
+                "listen ({}): others than this machine can reach the server, and everyone who does may store data; \
+                 name the clients that may use it in CLIENT_ID, or set CREATE_CLIENTS=false once they all exist",
+                open.join(", ")
+            )
+        })
+    }
 }
 
 /// What is amiss with the proxies that are believed.
