@@ -178,7 +178,7 @@ fn listeners(config: &Config, mut handed: Vec<Listener>) -> Result<Vec<Listener>
     ];
     doors.retain(|(way, _)| !handed.iter().any(|listener| listener.entrance() == way.entrance));
     greeting::handed(&handed);
-    handed.extend(listen::bind(&doors)?);
+    handed.extend(listen::bind(&doors, &config.unix)?);
     Ok(handed)
 }
 

@@ -14,6 +14,7 @@ pub fn warnings(config: &Config, sources: &Sources, effective: &[Effective]) -> 
     }
     warnings.extend(declared(config, sources));
     warnings.extend(belief(config, effective));
+    warnings.extend(no_socket(config, effective));
     if config.limits.body < 2 << 20 {
         warnings.push(
             "body.limit: clients send versions of 1 MB and larger snapshots, and fail where one is \
@@ -64,6 +65,22 @@ fn belief(config: &Config, effective: &[Effective]) -> Option<String> {
     config.trusted_proxies.are_none().then(|| {
         format!("real_address ({given}): of no use without trusted_proxies, which says whom to believe; give that as well")
     })
+}
+
+/// Who says who may connect to unix sockets, and has none.
+fn no_socket(config: &Config, effective: &[Effective]) -> Option<String> {
+    let is_unix = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Unix(_));
+    if config.listen.iter().chain(&config.metrics_listen).any(is_unix) {
+        return None;
+    }
+    let is_given = |one: &&Effective| {
+        one.setting.key.starts_with("unix.") && one.origin != Origin::Default && !one.values.is_empty()
+    };
+    let Effective { setting, origin, .. } = effective.iter().find(is_given)?;
+    Some(format!(
+        "{} ({origin}): of no use without a unix socket in listen, unix:/run/sync-server/socket for example",
+        setting.key
+    ))
 }
 
 /// What is amiss with the clients that the file declares.
@@ -158,6 +175,10 @@ mod tests {
         assert!(of_environment([("REAL_ADDRESS", "forwarded")]).contains("trusted_proxies"));
         assert_eq!(of_environment([("REAL_ADDRESS", "forwarded"), ("TRUSTED_PROXIES", "unix")]), "");
         assert!(of_environment([("TRUSTED_PROXIES", "::/0")]).contains("everybody"));
+        assert!(
+            of_environment([("UNIX_MODE", "666")]).contains("unix.mode (environment UNIX_MODE): of no use")
+        );
+        assert_eq!(of_environment([("UNIX_GROUP", "www-data"), ("LISTEN", "unix:/s")]), "");
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Binds sockets, and says what is wrong where one cannot be bound.
 
-use crate::config::Endpoint;
+use super::group;
+use crate::config::{self, Endpoint};
 use crate::http::Entrance;
 use rustix::net::sockopt;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{self as unix, UnixListener, UnixStream};
@@ -105,8 +106,8 @@ fn path(address: unix::SocketAddr) -> PathBuf {
 
 /// Listens everywhere it is told to, at each kind of door. A host name counts as all
 /// its addresses; where a family of addresses is not available on this machine, the others are enough.
-/// All failures come at once.
-pub fn bind(doors: &[(Way, &[Endpoint])]) -> Result<Vec<Listener>, Vec<String>> {
+/// `unix` says who may connect to unix sockets. All failures come at once.
+pub fn bind(doors: &[(Way, &[Endpoint])], unix: &config::Unix) -> Result<Vec<Listener>, Vec<String>> {
     let mut listeners: Vec<Listener> = Vec::new();
     let mut failures = Vec::new();
     let named = |(way, endpoints): &(Way, &[Endpoint])| {
@@ -117,7 +118,7 @@ pub fn bind(doors: &[(Way, &[Endpoint])]) -> Result<Vec<Listener>, Vec<String>> 
         way.is_plain |= matches!(endpoint, Endpoint::Unix(_));
         let bound = match endpoint {
             Endpoint::Tcp(name) => bind_tcp(name, &all, &listeners),
-            Endpoint::Unix(path) => bind_unix(path).map(|socket| vec![socket]),
+            Endpoint::Unix(path) => bind_unix(path, unix).map(|socket| vec![socket]),
         };
         match bound {
             Ok(bound) => listeners.extend(bound.into_iter().map(|socket| Listener { socket, way })),
@@ -251,13 +252,10 @@ fn failure(name: &str, address: SocketAddr, error: &io::Error) -> String {
     }
 }
 
-/// Owner and group may connect: a reverse proxy is let in by group.
-const SOCKET_MODE: u32 = 0o660;
-
 /// The longest path that the system takes for a socket, in bytes.
 const LONGEST_PATH: usize = 107;
 
-fn bind_unix(path: &Path) -> Result<Socket, String> {
+fn bind_unix(path: &Path, unix: &config::Unix) -> Result<Socket, String> {
     let shown = format!("unix:{}", path.display());
     let length = path.as_os_str().len();
     if length > LONGEST_PATH {
@@ -267,19 +265,16 @@ fn bind_unix(path: &Path) -> Result<Socket, String> {
         ));
     }
     remove_stale(path)?;
-    let bound = || -> io::Result<Socket> {
+    let bound = || -> io::Result<(OwnedFd, SocketFile)> {
         let address = net::SocketAddrUnix::new(path)?;
         let socket: OwnedFd =
             net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         net::bind(&socket, &address)?;
-        // Nobody can connect before it listens, so nobody gets in before the mode is right.
-        fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
-        let inode = fs::symlink_metadata(path)?.ino();
-        net::listen(socket.as_fd(), BACKLOG)?;
-        let file = SocketFile { path: path.to_owned(), inode };
-        Ok(Socket::Unix(UnixListener::from(socket), Some(file)))
+        let file = SocketFile { path: path.to_owned(), inode: fs::symlink_metadata(path)?.ino() };
+        fs::set_permissions(path, fs::Permissions::from_mode(unix.mode))?;
+        Ok((socket, file))
     };
-    bound().map_err(|error| match error.kind() {
+    let told = |error: io::Error| match error.kind() {
         ErrorKind::NotFound => {
             format!("cannot listen on {shown}: its directory does not exist; make it or name another")
         }
@@ -290,7 +285,14 @@ fn bind_unix(path: &Path) -> Result<Socket, String> {
             )
         }
         _ => format!("cannot listen on {shown}: {error}"),
-    })
+    };
+    let (socket, file) = bound().map_err(told)?;
+    if let Some(group) = &unix.group {
+        group::give(path, group).map_err(|why| format!("cannot listen on {shown}: {why}"))?;
+    }
+    // Nobody can connect before it listens, so nobody gets in before mode and group are right.
+    net::listen(&socket, BACKLOG).map_err(|error| told(error.into()))?;
+    Ok(Socket::Unix(UnixListener::from(socket), Some(file)))
 }
 
 /// A socket that nobody answers on is what a killed server leaves behind. Anything else is someone's.
@@ -318,7 +320,8 @@ mod tests {
     use super::*;
 
     fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>, Vec<String>> {
-        super::bind(&[(Way { entrance: Entrance::Main, is_plain: true }, endpoints)])
+        let way = Way { entrance: Entrance::Main, is_plain: true };
+        super::bind(&[(way, endpoints)], &config::Unix { mode: 0o660, group: None })
     }
 
     fn tcp(name: &str) -> Endpoint {

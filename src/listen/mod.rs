@@ -6,6 +6,7 @@
 
 mod bind;
 mod doors;
+mod group;
 mod handed;
 mod welcome;
 
