@@ -40,6 +40,8 @@
 //! | [`storage::postgres`] | any number of instances over one database: a row lock on the client, one round trip where SQL allows it, retries, lost answers looked up, large bodies in parts; each connection on a runtime of its own that nobody else sees | who asks, clocks |
 //! | [`storage::location`] | which kinds of databases there are, and where one is | what is in them, who asks |
 //! | [`storage::contents`] | all that a database holds, as records, out of one and into another | files, formats |
+//! | [`storage::copying`] | what is kept under each ID, taken out of one database and put into another, and the note that says so | what differs, what is to be done |
+//! | [`transfer`] | one database made the copy of another, while that is in use: what is missing carried, what is too much removed, both compared | which databases, who asks |
 //! | [`upkeep`] | what keeps a database in order, in steps: everything looked at, old versions pruned, clients removed | which database, who asks |
 //! | [`doctor`] | what a helpful colleague would look at before anything is wrong | as which user, for whom |
 //! | [`archive`] | the format of backups: records into bytes and back, checked; pure but for `std::io` and a thread that computes the checksum | databases, files |
@@ -96,5 +98,6 @@ pub mod protocol;
 pub mod service;
 pub mod storage;
 pub mod tls;
+pub mod transfer;
 pub mod upkeep;
 pub mod workers;

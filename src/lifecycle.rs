@@ -164,6 +164,7 @@ fn prepare(config: &Config, environment: &Environment, handed: Handed) -> Result
     location.tidy().map_err(|error| failure(error.message))?;
     let prepared = location.prepare(config.migrate, &config.migration, notify::progress);
     let warnings = prepared.map_err(|error| failure(error.message))?;
+    location.take_over().map_err(|error| failure(error.message))?;
     Ok(Premises { location, lock, listeners, tls, warnings })
 }
 
