@@ -280,12 +280,22 @@ fn smuggling_shapes_are_refused_or_end_the_connection() {
         "Content-Length: +5\r\n",
         "Content-Length: 5\r\nTransfer-Encoding: xchunked\r\n",
         "Transfer-Encoding: chunked, gzip\r\n",
+        "Transfer-Encoding : chunked\r\n",
+        "Content-Length: 5\r\n Transfer-Encoding: chunked\r\n",
     ] {
         let mut connection = server.connect();
         connection.send(format!("{head}{lengths}\r\nhello{smuggled}").as_bytes());
         assert_eq!(connection.response().status, 400, "{lengths}");
         assert!(connection.is_closed(), "{lengths}");
     }
+    let mut old = server.connect();
+    let chunked = head.replace("HTTP/1.1", "HTTP/1.0");
+    old.send(
+        format!("{chunked}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n{smuggled}").as_bytes(),
+    );
+    assert_eq!(old.response().status, 400);
+    assert!(old.is_closed());
+    assert_eq!(Replica::new(&server, CLIENT).child_version(NIL).status, 404, "nothing of it was stored");
     // Both: the chunks count, and what follows is never taken for a request.
     for lengths in
         ["Content-Length: 3\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 3"]
@@ -298,6 +308,11 @@ fn smuggling_shapes_are_refused_or_end_the_connection() {
         assert!(connection.is_closed(), "{lengths}");
         assert_eq!(Replica::new(&server, &client).child_version(NIL).body, b"hello");
     }
+    // The same length twice is one length, for everyone.
+    let mut connection = server.connect();
+    let twice = "Content-Length: 5\r\nContent-Length: 5\r\n";
+    connection.send(format!("{head}{twice}\r\nhello{smuggled}").as_bytes());
+    assert_eq!((connection.response().status, connection.response().status), (200, 200));
 }
 
 #[test]
