@@ -33,11 +33,12 @@ begin() {
 
 up() { "${compose[@]}" --project-name "$project" "${files[@]}" --env-file "$work/env" "$@"; }
 
-start_up() { up up --detach >"$work/said" 2>&1 || fail "compose up: $(cat "$work/said" && up logs --tail 20 2>&1)"; }
+start_up() { up up --detach "$@" >"$work/said" 2>&1 || fail "compose up: $(cat "$work/said" && up logs --tail 20 2>&1)"; }
 
 end() {
     local service
     for service in "$@"; do
+        [[ $(up logs "$service" 2>&1) != *'not believed'* ]] || fail "$service does not believe its proxy"
         up stop --timeout 20 "$service" >/dev/null 2>&1
         same "$(inspect '{{.State.ExitCode}}' "$(up ps --quiet "$service")")" 0 "the exit code of $service at a stop"
     done
@@ -89,16 +90,17 @@ alone() {
 		    environment: {PEBBLE_VA_NOSLEEP: "1"}
 		    volumes: ["$work/authority:/authority:ro"]
 		  sync-server:
-		    environment: {ACME_ROOT: /authority/root.pem}
+		    environment: {ACME_ROOT: /authority/root.pem, ACME_RETRY: 1s}
 		    volumes: ["$work/authority/root.pem:/authority/root.pem:ro"]
 		    networks: {default: {aliases: ["$name"]}}
 		    depends_on: [authority]
 	YAML
     files+=(--file "$work/authority.yaml")
-    start_up
+    start_up authority
     authority=$(inspect '{{.State.Pid}}' "$(up ps --quiet authority)")
     eventually nsenter "--net=/proc/$authority/ns/net" curl --silent --fail --insecure --output "$work/issued.pem" \
         https://127.0.0.1:15000/roots/0
+    start_up
     behind_tls sync-server "$name" "proxy_ssl_verify on; proxy_ssl_verify_depth 3; proxy_ssl_trusted_certificate $work/issued.pem;"
     eventually is "$(up ps --quiet sync-server)" healthy
     holds "$(up exec -T sync-server sync-server admin cert status 2>/dev/null)" "$name"
@@ -138,7 +140,7 @@ shared() {
     done
     # Both had their share of it.
     for server in sync-server-1 sync-server-2; do
-        holds "$(up logs "$server" 2>&1)" ' /v1/client/'
+        holds "$(up logs "$server" 2>&1)" 'path=/v1/client/'
     done
     # One is killed, and the other goes on.
     docker kill "$(up ps --quiet sync-server-1)" >/dev/null

@@ -11,6 +11,7 @@ network=$(fresh network)
 networks+=("$network")
 database=$(fresh database)
 containers+=("$database")
+password=$(openssl rand -hex 16)
 
 main() {
     step 'image for Postgres: what it says of itself'
@@ -45,7 +46,7 @@ alone() {
 start_database() {
     docker network create --internal "$network" >/dev/null
     docker run --detach --name "$database" --network "$network" --network-alias database --env POSTGRES_DB=tasks \
-        --env POSTGRES_USER=tasks --env POSTGRES_PASSWORD=secret postgres:17 >/dev/null
+        --env POSTGRES_USER=tasks --env POSTGRES_PASSWORD="$password" postgres:17 >/dev/null
     eventually docker exec "$database" pg_isready --quiet --host=127.0.0.1
 }
 
@@ -63,10 +64,10 @@ two() {
     local one two said
     one=$(fresh one)
     two=$(fresh two)
-    printf 'postgresql://tasks:secret@database/tasks\n' >"$work/connection"
+    printf 'postgresql://tasks:%s@database/tasks\n' "$password" >"$work/connection"
     chown 1092 "$work/connection"
     chmod 400 "$work/connection"
-    run "$one" --env CONNECTION=postgresql://tasks:secret@database/tasks
+    run "$one" --env "CONNECTION=postgresql://tasks:$password@database/tasks"
     run "$two" --env CONNECTION_FILE=/connection --volume "$work/connection:/connection:ro"
     said=$(docker exec "$one" sync-server admin add-client --label alice 2>/dev/null)
     holds "$(docker exec "$two" sync-server admin list-clients 2>/dev/null)" alice
@@ -94,7 +95,7 @@ two() {
     syncs a b
     docker stop --time 20 "$one" "$two" >/dev/null
     same "$(inspect '{{.State.ExitCode}}' "$one") $(inspect '{{.State.ExitCode}}' "$two")" '0 0' 'the exit codes of stops'
-    [[ $(docker logs "$one" 2>&1; docker logs "$two" 2>&1) != *secret* ]] || fail 'the log tells the password'
+    [[ $(docker logs "$one" 2>&1; docker logs "$two" 2>&1) != *"$password"* ]] || fail 'the log tells the password'
 }
 
 # Nothing is published from a network that is closed, but this machine is in it.
