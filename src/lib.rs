@@ -40,13 +40,15 @@
 //! | [`storage::postgres`] | any number of instances over one database: a row lock on the client, one round trip where SQL allows it, retries, lost answers looked up, large bodies in parts; each connection on a runtime of its own that nobody else sees | who asks, clocks |
 //! | [`storage::location`] | which kinds of databases there are, and where one is | what is in them, who asks |
 //! | [`storage::contents`] | all that a database holds, as records, out of one and into another | files, formats |
+//! | [`storage::copying`] | what is kept under each ID, taken out of one database and put into another, and the note that says so | what differs, what is to be done |
+//! | [`transfer`] | one database made the copy of another, while that is in use: what is missing carried, what is too much removed, both compared | which databases, who asks |
 //! | [`upkeep`] | what keeps a database in order, in steps: everything looked at, old versions pruned, clients removed | which database, who asks |
 //! | [`doctor`] | what a helpful colleague would look at before anything is wrong | as which user, for whom |
 //! | [`archive`] | the format of backups: records into bytes and back, checked; pure but for `std::io` and a thread that computes the checksum | databases, files |
 //! | [`backup`] | backups as files: written beside their place, verified, named; the thread that makes them by themselves | which database, who asks |
 //! | [`workers`] | small reads where they are asked; named threads behind bounded queues for the rest; group commit; the clock and new IDs | HTTP, SQL |
 //! | [`http`] | one connection: deadlines, bounded bodies, the memory budget; `wire` is pure and holds every path, header and status | databases, signals |
-//! | [`listen`] | TCP and unix sockets; accept with permits and back-off; a trusted proxy's first words; drain | what is said on a connection |
+//! | [`listen`] | TCP and unix sockets, its own and those of the service manager; accept with permits and back-off; a trusted proxy's first words; drain | what is said on a connection |
 //! | [`tls`] | the operator's certificate: checked, taken up anew; or those of an authority, got and renewed; handshakes, those who knock at the wrong door | what is said inside |
 //! | [`lifecycle`] | the order of start and stop, signals, systemd's notifications and watchdog | requests |
 //! | [`daemon`] | going into the background, before any thread | what the process does there |
@@ -61,8 +63,8 @@
 //!
 //! 1. Arguments. Help, version and generated texts are answered and touch nothing.
 //! 2. Configuration, all problems at once. Exit code 64 for usage, 78 for configuration.
-//! 3. What can fail visibly: the certificate, the data directory and its lock, the listeners, the
-//!    database's migrations, after which it is closed again.
+//! 3. The service manager's sockets, then what can fail visibly: the certificate, the data directory and its
+//!    lock, the listeners, the database's migrations, after which it is closed again.
 //! 4. The fork, if asked for. Nothing threaded exists before it, no SQLite handle crosses it.
 //! 5. The log's thread, which has what was logged until then; without a fork it runs from the
 //!    beginning. 6. Storage and worker threads. 7. The runtime, accepting. 8. Readiness.
@@ -96,5 +98,6 @@ pub mod protocol;
 pub mod service;
 pub mod storage;
 pub mod tls;
+pub mod transfer;
 pub mod upkeep;
 pub mod workers;

@@ -14,7 +14,7 @@ mod running;
 
 use crate::config::{Config, Environment, LogFormat, place};
 use crate::http::Entrance;
-use crate::listen::{self, Listener};
+use crate::listen::{self, Listener, Way};
 use crate::storage::location::Location;
 use crate::storage::lock::DirectoryLock;
 use crate::tls::{self, Acceptor};
@@ -40,6 +40,9 @@ pub struct Failure {
     pub is_told: bool,
 }
 
+/// The sockets of the service manager, or what is wrong with them.
+type Handed = Result<Vec<Listener>, Vec<String>>;
+
 /// What the server needs before any thread exists.
 struct Premises {
     location: Location,
@@ -61,11 +64,15 @@ pub fn serve(mut config: Config, environment: &Environment) -> Result<(), Failur
     rustix::process::umask(Mode::from_raw_mode(0o027));
     keep_heap();
     let held = logging::install(&config.log).map_err(failure)?;
+    let handed = listen::handed_over(environment, config.is_secure());
+    if let Ok(listeners) = &handed {
+        adopt(&mut config, listeners);
+    }
     config.warnings.extend(files::provide(&mut config.limits.connections));
     if config.daemonize {
-        in_background(&config, environment, held)
+        in_background(&config, environment, handed, held)
     } else {
-        in_foreground(&config, environment, held)
+        in_foreground(&config, environment, handed, held)
     }
 }
 
@@ -76,9 +83,27 @@ fn keep_heap() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT_HEAP)));
 }
 
-fn in_foreground(config: &Config, environment: &Environment, held: logging::Held) -> Result<(), Failure> {
+/// What clients reach are the sockets that the service manager has handed over, whatever was configured.
+fn adopt(config: &mut Config, handed: &[Listener]) {
+    let main = handed.iter().filter(|listener| listener.entrance() == Entrance::Main);
+    let listen: Vec<_> = main.map(Listener::endpoint).collect();
+    if listen.is_empty() {
+        return;
+    }
+    let before = config.strangers();
+    config.warnings.retain(|warning| Some(warning) != before.as_ref());
+    config.listen = listen;
+    config.warnings.extend(config.strangers());
+}
+
+fn in_foreground(
+    config: &Config,
+    environment: &Environment,
+    handed: Handed,
+    held: logging::Held,
+) -> Result<(), Failure> {
     let log = held.write().map_err(failure)?;
-    let mut served = prepare(config, environment)
+    let mut served = prepare(config, environment, handed)
         .and_then(|premises| running::run(config, environment, premises, &log, || ()));
     record(&mut served, config);
     log.finish(LAST_LINES);
@@ -86,8 +111,13 @@ fn in_foreground(config: &Config, environment: &Environment, held: logging::Held
 }
 
 /// The same with a fork in the middle, before which nothing has a thread or an open database.
-fn in_background(config: &Config, environment: &Environment, held: logging::Held) -> Result<(), Failure> {
-    let premises = match prepare(config, environment) {
+fn in_background(
+    config: &Config,
+    environment: &Environment,
+    handed: Handed,
+    held: logging::Held,
+) -> Result<(), Failure> {
+    let premises = match prepare(config, environment, handed) {
         Ok(premises) => premises,
         Err(failure) => {
             // What was done until then is worth knowing, a copy of the database above all.
@@ -112,9 +142,10 @@ fn in_background(config: &Config, environment: &Environment, held: logging::Held
 }
 
 /// Does everything that can fail for a reason outside of this program.
-fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failure> {
+fn prepare(config: &Config, environment: &Environment, handed: Handed) -> Result<Premises, Failure> {
     greeting::begin();
     let wrong = |message| Failure { exit_code: 78, ..failure(message) };
+    let handed = handed.map_err(|failures| wrong(failures.join("\n")))?;
     let location = locate(config, environment).map_err(wrong)?;
     let certificates = place::certificates(config, environment).map_err(wrong)?;
     let tls = Acceptor::load(config, &certificates).map_err(failure)?;
@@ -129,16 +160,26 @@ fn prepare(config: &Config, environment: &Environment) -> Result<Premises, Failu
         }
         None => None,
     };
-    let doors = [
-        (Entrance::Main, &config.listen[..]),
-        (Entrance::Side, &config.http_listen),
-        (Entrance::Monitor, &config.metrics_listen),
-    ];
-    let listeners = listen::bind(&doors).map_err(|failures| failure(failures.join("\n")))?;
+    let listeners = listeners(config, handed).map_err(|failures| failure(failures.join("\n")))?;
     location.tidy().map_err(|error| failure(error.message))?;
     let prepared = location.prepare(config.migrate, &config.migration, notify::progress);
     let warnings = prepared.map_err(|error| failure(error.message))?;
+    location.take_over().map_err(|error| failure(error.message))?;
     Ok(Premises { location, lock, listeners, tls, warnings })
+}
+
+/// The sockets that were handed over, and others where none of that kind was.
+fn listeners(config: &Config, mut handed: Vec<Listener>) -> Result<Vec<Listener>, Vec<String>> {
+    let plain = |entrance| Way { entrance, is_plain: true };
+    let mut doors = vec![
+        (Way { entrance: Entrance::Main, is_plain: !config.is_secure() }, &config.listen[..]),
+        (plain(Entrance::Side), &config.http_listen),
+        (plain(Entrance::Monitor), &config.metrics_listen),
+    ];
+    doors.retain(|(way, _)| !handed.iter().any(|listener| listener.entrance() == way.entrance));
+    greeting::handed(&handed);
+    handed.extend(listen::bind(&doors, &config.unix)?);
+    Ok(handed)
 }
 
 /// Where the configuration says that the data is.

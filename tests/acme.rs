@@ -1,6 +1,6 @@
 //! Certificates from a real authority, for the real program, with real clients.
 
-mod pebble;
+pub mod pebble;
 
 use crate::clients::taskwarrior::{self, Taskwarrior};
 use crate::clients::{Account, Device};

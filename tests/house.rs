@@ -24,6 +24,7 @@ const ROOMS: &[Room] = &[
             "protocol",
             "storage",
             "tls",
+            "transfer",
             "upkeep",
         ],
     },
@@ -58,6 +59,7 @@ const ROOMS: &[Room] = &[
     Room { name: "service", uses: &["credential", "protocol", "storage"] },
     Room { name: "storage", uses: &["config", "credential", "protocol"] },
     Room { name: "tls", uses: &["config", "http", "peer"] },
+    Room { name: "transfer", uses: &["protocol", "storage"] },
     Room { name: "upkeep", uses: &["protocol", "storage"] },
     Room { name: "workers", uses: &["credential", "metrics", "protocol", "service", "storage"] },
 ];
@@ -179,6 +181,7 @@ const TABLES: &[&str] = &["config/table.rs"];
 const TESTS: &[&str] = &[
     "storage/conformance.rs",
     "storage/conformance/contents.rs",
+    "storage/conformance/copying.rs",
     "storage/conformance/devices.rs",
     "storage/conformance/upkeep.rs",
     "storage/postgres/tests.rs",

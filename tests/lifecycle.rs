@@ -2,7 +2,7 @@
 
 use crate::util::{Connection, NIL, PATIENCE, Replica, SEGMENT, Server, program};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -754,4 +754,50 @@ fn a_file_in_the_place_of_the_data_directory_is_refused() {
         "{}",
         stderr(&output)
     );
+}
+
+#[test]
+fn unix_sockets_have_the_mode_and_the_group_that_they_are_given() {
+    let dir = directory();
+    let path = dir.path().join("socket");
+    let socket = format!("--listen=unix:{}", path.display());
+    let facts = || {
+        let data = path.metadata().expect("a socket");
+        (data.permissions().mode() & 0o7777, data.gid())
+    };
+    let (own, data) = (rustix::process::getegid().as_raw(), dir.path().join("data"));
+    let server = Server::start_in(&data, &[&socket]);
+    assert_eq!(facts(), (0o660, own));
+    server.stop();
+    if !is_root() {
+        println!("not run as root: other groups were not tried");
+        return;
+    }
+    let (daemon, monitor) = (1, dir.path().join("monitor"));
+    let metrics = format!("--metrics-listen=unix:{}", monitor.display());
+    let server = Server::start_in(&data, &[&socket, &metrics, "--unix-mode=0606", "--unix-group=daemon"]);
+    assert_eq!(facts(), (0o606, daemon));
+    assert_eq!(monitor.metadata().expect("a socket").gid(), daemon);
+    // Who is not in the group and may write all the same.
+    let check = as_nobody(dir.path()).arg("healthcheck").arg(&socket).output().expect("it runs");
+    assert!(check.status.success(), "{}", stderr(&check));
+    server.stop();
+    let server = Server::start_in(&data, &[&socket, &format!("--unix-group={NOBODY}")]);
+    assert_eq!(facts(), (0o660, NOBODY));
+    assert!(as_nobody(dir.path()).arg("healthcheck").arg(&socket).status().expect("it runs").success());
+    server.stop();
+
+    let unknown = run(program().args([&socket, "--unix-group=strangers", "--data-dir"]).arg(&data));
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(stderr(&unknown).contains("`groupadd --system strangers`"), "{}", stderr(&unknown));
+    // Who is no member of a group cannot give it anything, and leaves no socket there.
+    let own = dir.path().join("own");
+    std::fs::create_dir(&own).expect("a directory");
+    std::os::unix::fs::chown(&own, Some(NOBODY), Some(NOBODY)).expect("root may do that");
+    let socket = format!("--listen=unix:{}", own.join("socket").display());
+    let mut command = as_nobody(dir.path());
+    let refused = run(command.args([&socket, "--unix-group=daemon", "--data-dir"]).arg(own.join("data")));
+    let said = stderr(&refused);
+    assert!(said.contains("SupplementaryGroups=daemon") && said.contains(&format!("uid {NOBODY}")), "{said}");
+    assert!(!own.join("socket").exists());
 }

@@ -13,6 +13,7 @@ mod declared;
 mod devices;
 mod doctor;
 mod faults;
+mod handed;
 mod house;
 mod lifecycle;
 mod limits;

@@ -3,6 +3,7 @@
 mod adoption;
 pub mod cluster;
 mod config;
+mod copy;
 mod instances;
 mod operators;
 mod troubles;

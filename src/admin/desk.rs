@@ -60,17 +60,27 @@ impl<'a> Desk<'a> {
             Some(data_dir) => enter(environment, data_dir)?,
             None => user::asking(environment),
         };
-        if let Some(data_dir) = location.directory()
-            && lock::is_restoring(data_dir)
-        {
-            let holder = lock::holder(data_dir);
-            let message =
-                format!("{holder} restores a backup into {}: try again when it is done", data_dir.display());
-            return Err(refusal(IN_USE, message));
-        }
+        location.directory().map_or(Ok(()), not_restoring)?;
         bring_up_to_date(config, &location, format, makes)?;
         let storage = location.open().map_err(failed)?;
         Ok(Desk { config, environment, format, location, storage, user })
+    }
+
+    /// Refuses where the database is a copy that the next run of `copy` would overwrite, or that is not whole.
+    pub fn check_copy(&self, changes: bool) -> Result<(), Refusal> {
+        let Some(note) = self.storage.note().map_err(failed)? else { return Ok(()) };
+        let (location, original) = (&self.location, &note.original);
+        let message = match note.is_finished {
+            true if !changes => return Ok(()),
+            true => format!(
+                "{location} is a copy of {original}, and what is changed in it now would be lost with the next run of \
+                 `sync-server admin copy`: change the original, or start a server on the copy first"
+            ),
+            false => format!(
+                "{location} is a copy of {original} that is not whole: run `sync-server admin copy` to its end first"
+            ),
+        };
+        Err(refusal(FAILURE, message))
     }
 
     /// Where clients are looked after.
@@ -289,6 +299,17 @@ pub fn check_user(data_dir: &Path, database: &Path) -> Result<(), Refusal> {
         if database.exists() { quoted(database) } else { quoted(data_dir) }
     );
     Err(refusal(NOT_PERMITTED, message))
+}
+
+/// Refuses a directory into which a backup is being restored.
+pub fn not_restoring(data_dir: &Path) -> Result<(), Refusal> {
+    if !lock::is_restoring(data_dir) {
+        return Ok(());
+    }
+    let holder = lock::holder(data_dir);
+    let message =
+        format!("{holder} restores a backup into {}: try again when it is done", data_dir.display());
+    Err(refusal(IN_USE, message))
 }
 
 /// Sees to it that the database has this program's tables, as the server does when it starts.

@@ -11,6 +11,7 @@ mod cert;
 mod change;
 mod check;
 mod columns;
+mod copy;
 mod desk;
 mod devices;
 pub mod doctor;
@@ -30,6 +31,7 @@ use crate::protocol::ClientId;
 use crate::storage::location::Location;
 use crate::storage::{Error, Kind};
 pub use cert::Cert;
+pub use copy::Route;
 use desk::Desk;
 use serde::Serialize;
 use serde_json::json;
@@ -66,6 +68,8 @@ pub enum Verb {
     VerifyBackup { file: String },
     /// Put what a backup holds in the place of the database.
     Restore { file: String, yes: bool },
+    /// Make one database the copy of another.
+    Copy(Route),
     /// Look at the certificate, or get another one.
     Cert(Cert),
     /// Look whether everything that the database holds is whole.
@@ -78,6 +82,23 @@ pub enum Verb {
     Prune { dry_run: bool },
     /// List what operators changed.
     Audit { client: Option<String>, limit: usize },
+}
+
+impl Verb {
+    /// Whether it leaves something in the database.
+    fn changes(&self) -> bool {
+        match self {
+            Verb::ListClients { .. }
+            | Verb::ShowClient { .. }
+            | Verb::ListDevices { .. }
+            | Verb::VerifyBackup { .. }
+            | Verb::Check
+            | Verb::Stats
+            | Verb::Audit { .. } => false,
+            Verb::Prune { dry_run } | Verb::Migrate { dry_run } => !dry_run,
+            _ => true,
+        }
+    }
 }
 
 /// A client to be made.
@@ -201,6 +222,9 @@ pub fn run(verb: &Verb, config: &Config, environment: &Environment, format: Form
         });
         return tell(kept.and_then(|dir| cert::run(*cert, config, environment, &dir)), None, format);
     }
+    if let Verb::Copy(route) = verb {
+        return tell(copy::run(config, environment, route, format), None, format);
+    }
     let database = located.as_ref().ok().map(Location::to_string);
     if let (Some(database), Format::People) = (&database, format) {
         eprintln!("database: {database}");
@@ -256,6 +280,7 @@ fn print(text: &str) {
 }
 
 fn act(desk: &Desk, verb: &Verb) -> Result<Output, Refusal> {
+    desk.check_copy(verb.changes())?;
     match verb {
         Verb::AddClient(addition) => add::client(desk, addition),
         Verb::ListClients { sort, reverse } => list::all(desk, *sort, *reverse),
@@ -270,9 +295,11 @@ fn act(desk: &Desk, verb: &Verb) -> Result<Output, Refusal> {
         Verb::RemoveDevice { client, device, yes } => devices::remove(desk, client, device, *yes),
         Verb::Backup { file, yes } => backup::write(desk, file, *yes),
         // These want no open database.
-        Verb::VerifyBackup { .. } | Verb::Restore { .. } | Verb::Migrate { .. } | Verb::Cert(_) => {
-            unreachable!("it was done before")
-        }
+        Verb::VerifyBackup { .. }
+        | Verb::Restore { .. }
+        | Verb::Migrate { .. }
+        | Verb::Cert(_)
+        | Verb::Copy(_) => unreachable!("it was done before"),
         Verb::Check => check::run(desk),
         Verb::Stats => stats::show(desk),
         Verb::Prune { dry_run } => prune::prune(desk, *dry_run),

@@ -1,6 +1,6 @@
 //! The operator's verbs on the command line.
 
-use crate::admin::{Addition, Cert, Format, Sort, Verb};
+use crate::admin::{Addition, Cert, Format, Route, Sort, Verb};
 use crate::protocol::ClientId;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -92,8 +92,10 @@ fn devices() -> [Command; 3] {
     ]
 }
 
-fn keeping() -> [Command; 4] {
+fn keeping() -> [Command; 5] {
     let file = |help: &'static str| Arg::new("FILE").required(true).help(help);
+    let place =
+        |name: &'static str, help: &'static str| Arg::new(name).long(name).value_name("DATABASE").help(help);
     [
         Command::new("backup")
             .about("Write a backup of everything, while the server runs or not")
@@ -106,6 +108,15 @@ fn keeping() -> [Command; 4] {
             .about("Put what a backup holds in the place of the database, while no server runs")
             .arg(file("The backup; - is standard input"))
             .arg(flag("yes", "Replace a database that holds data; it is kept aside")),
+        Command::new("copy")
+            .about("Make one database the copy of another of whatever kind, while that is in use or not")
+            .arg(place(
+                "from",
+                "What is copied: a data directory, a connection string, or @FILE with one in it",
+            ))
+            .arg(place("to", "Where to, named the same way; what is not named is the configured database"))
+            .arg(flag("verify", "Compare everything again, not only what is carried"))
+            .arg(flag("yes", "Do it though servers seem to be connected to the target")),
         Command::new("migrate")
             .about("Bring the database's tables up to date, as the server does when it starts")
             .arg(flag("dry-run", "Print the SQL that would be run, and change nothing")),
@@ -186,6 +197,12 @@ pub fn verb(name: &str, matches: &ArgMatches) -> Verb {
         }
         "backup" => Verb::Backup { file: file(), yes: matches.get_flag("yes") },
         "verify-backup" => Verb::VerifyBackup { file: file() },
+        "copy" => Verb::Copy(Route {
+            from: text("from"),
+            to: text("to"),
+            verify: matches.get_flag("verify"),
+            yes: matches.get_flag("yes"),
+        }),
         "migrate" => Verb::Migrate { dry_run: matches.get_flag("dry-run") },
         "restore" => Verb::Restore { file: file(), yes: matches.get_flag("yes") },
         "cert" => Verb::Cert(match matches.subcommand_name() {

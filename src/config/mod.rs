@@ -45,6 +45,8 @@ pub struct Config {
     pub http_listen: Vec<Endpoint>,
     /// Where to tell whoever watches over the server.
     pub metrics_listen: Vec<Endpoint>,
+    /// Who may connect to unix sockets.
+    pub unix: Unix,
     /// The path under which the protocol is served; begins and ends with `/`.
     pub base_path: String,
     /// The URL that clients use, where the operator named it; ends with `/`.
@@ -177,6 +179,15 @@ impl Endpoint {
             }
         }
     }
+}
+
+/// Who may connect to unix sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unix {
+    /// The mode of their files.
+    pub mode: u32,
+    /// The name or number of their group, where it is not the server's own.
+    pub group: Option<String>,
 }
 
 /// How a proxy tells who is behind it.

@@ -5,6 +5,7 @@ use super::setting::{Setting, Shape};
 use super::source::{Origin, Sources};
 use super::{
     Acme, Backup, Config, Limits, Log, LogFormat, Migration, Networks, Postgres, Proxies, RealAddress, Tls,
+    Unix,
 };
 use super::{acme, table, warning};
 use crate::protocol::SnapshotPolicy;
@@ -94,6 +95,7 @@ fn blank() -> Config {
         listen: Vec::new(),
         http_listen: Vec::new(),
         metrics_listen: Vec::new(),
+        unix: Unix { mode: 0, group: None },
         base_path: String::new(),
         public_url: None,
         trusted_proxies: Proxies::default(),

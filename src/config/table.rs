@@ -42,6 +42,8 @@ static LEVELS: Kind = kind(
     "LEVELS",
     "off, error, warn, info, debug or trace, for all or by module: warn,sync_server::http=debug",
 );
+static MODE: Kind = kind("MODE", "a mode in octal digits such as 660 or 666, in quotes in the file");
+static GROUP: Kind = kind("GROUP", "the name or number of a group such as www-data");
 static CONNECTION: Kind = kind("CONNECTION", "a URI such as postgresql://user:password@host/database");
 static FORMAT: Kind = kind("FORMAT", "text or json");
 
@@ -117,6 +119,30 @@ pub static TABLE: &[Setting] = &[
                URL that they must use. /healthz and /readyz are answered. The HTTPS addresses are those of \
                listen.",
         set: |config, text, _| push(&mut config.http_listen, value::tcp_endpoint(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "unix.mode",
+        section: NETWORK,
+        kind: &MODE,
+        default: Some("660"),
+        doc: "The mode of unix sockets, by which it is decided who may connect",
+        long: "Of those in listen and metrics.listen. Whoever may write may connect: with 660 the server's user and the \
+               group, with 666 everyone who can reach the directory. Sockets from systemd have SocketMode= in their \
+               unit.",
+        set: |config, text, _| put(&mut config.unix.mode, value::mode(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "unix.group",
+        section: NETWORK,
+        kind: &GROUP,
+        unset: "the server's own",
+        example: "www-data",
+        doc: "The group of unix sockets",
+        long: "That of a proxy, for example. The server's user must be a member of it: by `usermod -a -G`, or \
+               SupplementaryGroups= in its unit. Groups that /etc/group does not have are given by number.",
+        set: |config, text, _| put_some(&mut config.unix.group, value::group(text)),
         ..PLAIN
     },
     Setting {

@@ -190,6 +190,27 @@ const SHORTEST_RETENTION: u32 = 30;
 /// Days that versions are kept at most: a century.
 const LONGEST_RETENTION: u32 = 36_500;
 
+/// The mode of a socket's file: `660`, `0666`.
+pub fn mode(text: &str) -> Parsed<u32> {
+    let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if is_octal && mode <= 0o777 && mode & 0o222 == 0 => {
+            Err("lets nobody connect, for that takes the right to write".to_owned())
+        }
+        Ok(mode) if is_octal && mode <= 0o777 => Ok((mode, format!("{mode:03o}"))),
+        _ => Err("is no mode from 000 to 777".to_owned()),
+    }
+}
+
+/// The name or number of a group.
+pub fn group(text: &str) -> Parsed<String> {
+    let is_name = |c: char| !c.is_whitespace() && !c.is_control() && !":,/".contains(c);
+    if text.is_empty() || text.starts_with('-') || !text.chars().all(is_name) {
+        return Err("is no name of a group".to_owned());
+    }
+    Ok((text.to_owned(), text.to_owned()))
+}
+
 /// A number of days after which old versions may go.
 pub fn retention(text: &str) -> Parsed<u32> {
     match u32::from_str(text) {
@@ -364,6 +385,20 @@ mod tests {
         assert_eq!(retention("30"), Ok((30, "30".to_owned())));
         for text in ["", "0", "29", "-1", "30d", "36501", "99999999999"] {
             retention(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn a_mode_lets_someone_connect() {
+        for (text, value) in [("660", 0o660), ("0666", 0o666), ("700", 0o700), ("020", 0o020)] {
+            assert_eq!(mode(text), Ok((value, format!("{value:03o}"))));
+        }
+        for text in ["", "66", "1777", "668", "rw", "0o660", "+660", "00660", "440"] {
+            mode(text).expect_err(text);
+        }
+        assert_eq!(group("www-data").expect("a name").0, "www-data");
+        for text in ["", "a b", "-1", "a:b"] {
+            group(text).expect_err(text);
         }
     }
 

@@ -8,21 +8,13 @@ use std::time::Duration;
 
 /// What is allowed but probably not meant.
 pub fn warnings(config: &Config, sources: &Sources, effective: &[Effective]) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let open: Vec<String> =
-        config.listen.iter().filter(|endpoint| !endpoint.is_local()).map(address).collect();
-    if !open.is_empty() && config.create_clients && config.client_id.is_none() {
-        warnings.push(format!(
-            "listen ({}): others than this machine can reach the server, and everyone who does may store data; \
-             name the clients that may use it in CLIENT_ID, or set CREATE_CLIENTS=false once they all exist",
-            open.join(", ")
-        ));
-    }
+    let mut warnings: Vec<String> = config.strangers().into_iter().collect();
     for Effective { setting, origin, .. } in effective.iter().filter(|effective| effective.setting.secret) {
         warnings.extend(exposure(setting, origin, sources));
     }
     warnings.extend(declared(config, sources));
     warnings.extend(belief(config, effective));
+    warnings.extend(no_socket(config, effective));
     if config.limits.body < 2 << 20 {
         warnings.push(
             "body.limit: clients send versions of 1 MB and larger snapshots, and fail where one is \
@@ -43,6 +35,21 @@ pub fn warnings(config: &Config, sources: &Sources, effective: &[Effective]) -> 
     warnings
 }
 
+impl Config {
+    /// What is amiss where others than this machine can reach the server.
+    pub fn strangers(&self) -> Option<String> {
+        let open: Vec<String> =
+            self.listen.iter().filter(|endpoint| !endpoint.is_local()).map(address).collect();
+        (!open.is_empty() && self.create_clients && self.client_id.is_none()).then(|| {
+            format!(
+                "listen ({}): others than this machine can reach the server, and everyone who does may store data; \
+                 name the clients that may use it in CLIENT_ID, or set CREATE_CLIENTS=false once they all exist",
+                open.join(", ")
+            )
+        })
+    }
+}
+
 /// What is amiss with the proxies that are believed.
 fn belief(config: &Config, effective: &[Effective]) -> Option<String> {
     let origin =
@@ -58,6 +65,22 @@ fn belief(config: &Config, effective: &[Effective]) -> Option<String> {
     config.trusted_proxies.are_none().then(|| {
         format!("real_address ({given}): of no use without trusted_proxies, which says whom to believe; give that as well")
     })
+}
+
+/// Who says who may connect to unix sockets, and has none.
+fn no_socket(config: &Config, effective: &[Effective]) -> Option<String> {
+    let is_unix = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Unix(_));
+    if config.listen.iter().chain(&config.metrics_listen).any(is_unix) {
+        return None;
+    }
+    let is_given = |one: &&Effective| {
+        one.setting.key.starts_with("unix.") && one.origin != Origin::Default && !one.values.is_empty()
+    };
+    let Effective { setting, origin, .. } = effective.iter().find(is_given)?;
+    Some(format!(
+        "{} ({origin}): of no use without a unix socket in listen, unix:/run/sync-server/socket for example",
+        setting.key
+    ))
 }
 
 /// What is amiss with the clients that the file declares.
@@ -152,6 +175,10 @@ mod tests {
         assert!(of_environment([("REAL_ADDRESS", "forwarded")]).contains("trusted_proxies"));
         assert_eq!(of_environment([("REAL_ADDRESS", "forwarded"), ("TRUSTED_PROXIES", "unix")]), "");
         assert!(of_environment([("TRUSTED_PROXIES", "::/0")]).contains("everybody"));
+        assert!(
+            of_environment([("UNIX_MODE", "666")]).contains("unix.mode (environment UNIX_MODE): of no use")
+        );
+        assert_eq!(of_environment([("UNIX_GROUP", "www-data"), ("LISTEN", "unix:/s")]), "");
     }
 
     #[test]

@@ -34,6 +34,9 @@ const BUFFER: usize = 64 * 1024;
 /// that the peer has not read yet.
 const LINGER: Duration = Duration::from_secs(10);
 
+/// How long what comes before the first request may still take once the server stops.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// How a connection came to its end.
 enum End {
     /// Everything that hyper had to say has been written.
@@ -131,7 +134,7 @@ impl App {
 }
 
 /// Runs the connection and its one timer until either ends it. `finish` makes it end after the
-/// request in flight, at once where there is none.
+/// request in flight, at once where there is none; who has not yet sent the first has a moment for it.
 async fn drive<C>(
     connection: &mut C,
     finish: impl Fn(Pin<&mut C>),
@@ -144,9 +147,12 @@ where
     C: Future<Output = hyper::Result<()>> + Unpin,
 {
     let news = stop.clone();
+    // Whoever came just before and has asked for nothing yet is waited for. The stream that finds out runs in
+    // the same task, before this.
     let mut stop = pin!(async move {
-        // An error means that nobody is left who could say it: that is an order, too.
-        let _ = stop.wait_for(|stop| *stop).await;
+        stopped(&mut stop).await;
+        let asked = poll_fn(|_| if progress.is_silent() { Poll::Pending } else { Poll::Ready(()) });
+        let _ = tokio::time::timeout(MOMENT, asked).await;
     });
     let (mut is_asked, mut is_stopping) = (false, false);
     let mut timer = pin!(tokio::time::sleep_until(Instant::now().into()));
@@ -206,6 +212,18 @@ where
         }
     })
     .await
+}
+
+/// Waits until the server stops, and a moment longer: whoever was let in just before is not to lose the
+/// connection over it.
+pub async fn soon_after(stop: &mut watch::Receiver<bool>) {
+    stopped(stop).await;
+    tokio::time::sleep(MOMENT).await;
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that nobody is left who could say it: that is an order, too.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Tells the peer something that hyper cannot, and ends; within twice ten seconds.

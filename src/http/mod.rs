@@ -24,7 +24,7 @@ pub mod wire;
 
 use self::addresses::Addresses;
 use self::body::{Reading, Reply, Source};
-pub use self::connection::{Visit, say};
+pub use self::connection::{Visit, say, soon_after};
 pub use self::crowd::Crowd;
 use self::forwarding::Forwarding;
 use self::line::{Line, Shown};

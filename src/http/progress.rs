@@ -198,6 +198,11 @@ impl Progress {
         self.enter(Phase::Busy);
     }
 
+    /// Whether nothing at all was asked yet.
+    pub fn is_silent(&self) -> bool {
+        self.phase() == Phase::Idle && !self.was_served.load(Relaxed)
+    }
+
     /// Says whether a body that is sent or received holds memory of the large share.
     pub fn hold_large_body(&self, does: bool) {
         self.has_large_body.store(does, Relaxed);
@@ -254,7 +259,7 @@ impl Progress {
         let (rank, patience, is_spare) = match self.phase() {
             Phase::Leaving => (Rank::Silent, LEAVING, true),
             _ if self.is_blocked() => slow(self.written()),
-            Phase::Idle if !self.was_served.load(Relaxed) => (Rank::Silent, SILENT, true),
+            _ if self.is_silent() => (Rank::Silent, SILENT, true),
             Phase::Idle => (Rank::Idle, IDLE, true),
             Phase::Head => (Rank::Head, HEAD, true),
             Phase::Body => slow(self.read()),

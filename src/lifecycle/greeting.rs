@@ -1,6 +1,8 @@
 //! What the log says at the start: what runs where, and what to put into Taskwarrior.
 
 use crate::config::{Config, Endpoint, Environment};
+use crate::http::Entrance;
+use crate::listen::Listener;
 use crate::storage::location::Location;
 use crate::storage::owner::quoted;
 use crate::storage::registry::Registry;
@@ -9,6 +11,21 @@ use std::path::Path;
 /// The first line.
 pub fn begin() {
     log::info!("sync-server {}", env!("CARGO_PKG_VERSION"));
+}
+
+/// Which sockets are not the server's own.
+pub fn handed(listeners: &[Listener]) {
+    for listener in listeners {
+        let option = match listener.entrance() {
+            Entrance::Main => "listen",
+            Entrance::Side => "http_listen",
+            Entrance::Monitor => "metrics.listen",
+        };
+        log::info!(
+            "{} is a socket of the service manager: the option {option} is not used",
+            listener.url("/")
+        );
+    }
 }
 
 /// All that a person needs to know of a server that serves. `urls` are those of its listeners, `asides`

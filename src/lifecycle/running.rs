@@ -72,14 +72,12 @@ pub fn run(
         Signals::new().map_err(cannot_start)?
     };
     main.block_on(async {
-        let scheme = if tls.is_some() { "https" } else { "http" };
         let at = |entrance| listeners.iter().filter(move |listener| listener.entrance() == entrance);
         let (main, side) = (at(Entrance::Main).collect::<Vec<_>>(), at(Entrance::Side));
-        let monitors: Vec<_> =
-            at(Entrance::Monitor).map(|listener| listener.url("http", "/metrics")).collect();
-        let urls: Vec<_> = main.iter().map(|listener| listener.url(scheme, &config.base_path)).collect();
-        let asides: Vec<_> = side.map(|listener| listener.url("http", "/")).collect();
-        let port = main.iter().find_map(|listener| listener.port());
+        let monitors: Vec<_> = at(Entrance::Monitor).map(|listener| listener.url("/metrics")).collect();
+        let urls: Vec<_> = main.iter().map(|listener| listener.url(&config.base_path)).collect();
+        let asides: Vec<_> = side.map(|listener| listener.url("/")).collect();
+        let port = main.iter().filter(|listener| listener.is_secure()).find_map(|listener| listener.port());
         let side = tls.clone().zip(port).map(|(tls, port)| SideDoor::new(config, port, tls));
         let status = format!("serving at {}", urls.join(" "));
         let app = Arc::new(App::new(config, workers.clone(), side, look(backups.as_ref(), tls.clone())));

@@ -1,15 +1,17 @@
 //! Binds sockets, and says what is wrong where one cannot be bound.
 
-use crate::config::Endpoint;
+use super::group;
+use crate::config::{self, Endpoint};
 use crate::http::Entrance;
 use rustix::net::sockopt;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{self as unix, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 /// Connections that the kernel keeps for us while we are busy; it may have a lower limit itself.
@@ -21,12 +23,22 @@ const PORT_ATTEMPTS: usize = 16;
 /// A socket that listens.
 pub struct Listener {
     pub(super) socket: Socket,
-    pub(super) entrance: Entrance,
+    pub(super) way: Way,
+}
+
+/// What is behind a socket.
+#[derive(Clone, Copy)]
+pub struct Way {
+    /// Where it leads.
+    pub entrance: Entrance,
+    /// Whether no TLS is spoken there.
+    pub is_plain: bool,
 }
 
 pub(super) enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    /// With its file, where that is ours.
+    Unix(UnixListener, Option<SocketFile>),
 }
 
 /// The file of a unix socket; removed with the listener unless someone else has put theirs there.
@@ -46,7 +58,12 @@ impl Drop for SocketFile {
 impl Listener {
     /// Where it leads.
     pub fn entrance(&self) -> Entrance {
-        self.entrance
+        self.way.entrance
+    }
+
+    /// Whether TLS is spoken there.
+    pub fn is_secure(&self) -> bool {
+        !self.way.is_plain
     }
 
     /// The port that clients reach it at; none of a unix socket.
@@ -57,36 +74,54 @@ impl Listener {
         }
     }
 
-    /// Where clients reach it, with the real port: `http://127.0.0.1:8080/`, for the scheme `http`.
+    /// Where clients reach it, with the real port: `http://127.0.0.1:8080/`.
     /// A unix socket has no URL that clients take: `unix:/run/sync-server.sock`.
-    pub fn url(&self, scheme: &str, base_path: &str) -> String {
+    pub fn url(&self, base_path: &str) -> String {
+        let scheme = if self.is_secure() { "https" } else { "http" };
+        match self.endpoint() {
+            Endpoint::Tcp(address) => format!("{scheme}://{address}{base_path}"),
+            Endpoint::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+
+    /// What an operator would have written for it.
+    pub fn endpoint(&self) -> Endpoint {
+        let unknown = |error: io::Error| format!("? ({error})");
         match &self.socket {
-            Socket::Tcp(listener) => match listener.local_addr() {
-                Ok(address) => format!("{scheme}://{address}{base_path}"),
-                Err(error) => format!("{scheme}://?{base_path} ({error})"),
-            },
-            Socket::Unix(_, file) => format!("unix:{}", file.path.display()),
+            Socket::Tcp(listener) => {
+                Endpoint::Tcp(listener.local_addr().map_or_else(unknown, |address| address.to_string()))
+            }
+            Socket::Unix(listener, _) => {
+                Endpoint::Unix(listener.local_addr().map_or_else(|error| unknown(error).into(), path))
+            }
         }
     }
 }
 
+/// The path of a unix socket; one without a file is written as everywhere, with `@`.
+fn path(address: unix::SocketAddr) -> PathBuf {
+    let name = || address.as_abstract_name().map(|name| format!("@{}", name.escape_ascii()).into());
+    address.as_pathname().map(Path::to_owned).or_else(name).unwrap_or_default()
+}
+
 /// Listens everywhere it is told to, at each kind of door. A host name counts as all
 /// its addresses; where a family of addresses is not available on this machine, the others are enough.
-/// All failures come at once.
-pub fn bind(doors: &[(Entrance, &[Endpoint])]) -> Result<Vec<Listener>, Vec<String>> {
+/// `unix` says who may connect to unix sockets. All failures come at once.
+pub fn bind(doors: &[(Way, &[Endpoint])], unix: &config::Unix) -> Result<Vec<Listener>, Vec<String>> {
     let mut listeners: Vec<Listener> = Vec::new();
     let mut failures = Vec::new();
-    let named = |(entrance, endpoints): &(Entrance, &[Endpoint])| {
-        endpoints.iter().map(|endpoint| (*entrance, endpoint.clone())).collect::<Vec<_>>()
+    let named = |(way, endpoints): &(Way, &[Endpoint])| {
+        endpoints.iter().map(|endpoint| (*way, endpoint.clone())).collect::<Vec<_>>()
     };
-    let (entrances, all): (Vec<_>, Vec<_>) = doors.iter().flat_map(named).unzip();
-    for (entrance, endpoint) in entrances.into_iter().zip(&all) {
+    let (ways, all): (Vec<_>, Vec<_>) = doors.iter().flat_map(named).unzip();
+    for (mut way, endpoint) in ways.into_iter().zip(&all) {
+        way.is_plain |= matches!(endpoint, Endpoint::Unix(_));
         let bound = match endpoint {
             Endpoint::Tcp(name) => bind_tcp(name, &all, &listeners),
-            Endpoint::Unix(path) => bind_unix(path).map(|socket| vec![socket]),
+            Endpoint::Unix(path) => bind_unix(path, unix).map(|socket| vec![socket]),
         };
         match bound {
-            Ok(bound) => listeners.extend(bound.into_iter().map(|socket| Listener { socket, entrance })),
+            Ok(bound) => listeners.extend(bound.into_iter().map(|socket| Listener { socket, way })),
             Err(failure) => failures.push(failure),
         }
     }
@@ -217,13 +252,10 @@ fn failure(name: &str, address: SocketAddr, error: &io::Error) -> String {
     }
 }
 
-/// Owner and group may connect: a reverse proxy is let in by group.
-const SOCKET_MODE: u32 = 0o660;
-
 /// The longest path that the system takes for a socket, in bytes.
 const LONGEST_PATH: usize = 107;
 
-fn bind_unix(path: &Path) -> Result<Socket, String> {
+fn bind_unix(path: &Path, unix: &config::Unix) -> Result<Socket, String> {
     let shown = format!("unix:{}", path.display());
     let length = path.as_os_str().len();
     if length > LONGEST_PATH {
@@ -233,19 +265,16 @@ fn bind_unix(path: &Path) -> Result<Socket, String> {
         ));
     }
     remove_stale(path)?;
-    let bound = || -> io::Result<Socket> {
+    let bound = || -> io::Result<(OwnedFd, SocketFile)> {
         let address = net::SocketAddrUnix::new(path)?;
         let socket: OwnedFd =
             net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         net::bind(&socket, &address)?;
-        // Nobody can connect before it listens, so nobody gets in before the mode is right.
-        fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
-        let inode = fs::symlink_metadata(path)?.ino();
-        net::listen(socket.as_fd(), BACKLOG)?;
-        let file = SocketFile { path: path.to_owned(), inode };
-        Ok(Socket::Unix(UnixListener::from(socket), file))
+        let file = SocketFile { path: path.to_owned(), inode: fs::symlink_metadata(path)?.ino() };
+        fs::set_permissions(path, fs::Permissions::from_mode(unix.mode))?;
+        Ok((socket, file))
     };
-    bound().map_err(|error| match error.kind() {
+    let told = |error: io::Error| match error.kind() {
         ErrorKind::NotFound => {
             format!("cannot listen on {shown}: its directory does not exist; make it or name another")
         }
@@ -256,7 +285,14 @@ fn bind_unix(path: &Path) -> Result<Socket, String> {
             )
         }
         _ => format!("cannot listen on {shown}: {error}"),
-    })
+    };
+    let (socket, file) = bound().map_err(told)?;
+    if let Some(group) = &unix.group {
+        group::give(path, group).map_err(|why| format!("cannot listen on {shown}: {why}"))?;
+    }
+    // Nobody can connect before it listens, so nobody gets in before mode and group are right.
+    net::listen(&socket, BACKLOG).map_err(|error| told(error.into()))?;
+    Ok(Socket::Unix(UnixListener::from(socket), Some(file)))
 }
 
 /// A socket that nobody answers on is what a killed server leaves behind. Anything else is someone's.
@@ -284,7 +320,8 @@ mod tests {
     use super::*;
 
     fn bind(endpoints: &[Endpoint]) -> Result<Vec<Listener>, Vec<String>> {
-        super::bind(&[(Entrance::Main, endpoints)])
+        let way = Way { entrance: Entrance::Main, is_plain: true };
+        super::bind(&[(way, endpoints)], &config::Unix { mode: 0o660, group: None })
     }
 
     fn tcp(name: &str) -> Endpoint {
@@ -294,7 +331,7 @@ mod tests {
     #[test]
     fn a_free_port_is_chosen_and_told() {
         let listeners = bind(&[tcp("127.0.0.1:0")]).unwrap();
-        let url = listeners[0].url("http", "/tasks/");
+        let url = listeners[0].url("/tasks/");
         let port = url.strip_prefix("http://127.0.0.1:").and_then(|rest| rest.strip_suffix("/tasks/"));
         assert!(port.unwrap().parse::<u16>().unwrap() > 0, "{url}");
     }
@@ -312,7 +349,7 @@ mod tests {
     #[test]
     fn both_wildcards_may_be_asked_for_on_one_port() {
         let free = bind(&[tcp("127.0.0.1:0")]).unwrap();
-        let port = free[0].url("http", "").rsplit(':').next().unwrap().to_owned();
+        let port = free[0].url("").rsplit(':').next().unwrap().to_owned();
         drop(free);
         let both = bind(&[tcp(&format!("0.0.0.0:{port}")), tcp(&format!("[::]:{port}"))]);
         match both {
@@ -324,7 +361,7 @@ mod tests {
     #[test]
     fn a_star_is_every_address_of_both_families() {
         let listeners = bind(&[tcp("*:0")]).unwrap();
-        let urls: Vec<String> = listeners.iter().map(|listener| listener.url("http", "")).collect();
+        let urls: Vec<String> = listeners.iter().map(|listener| listener.url("")).collect();
         assert!(urls.iter().any(|url| url.starts_with("http://0.0.0.0:")), "{urls:?}");
         assert!(listeners.iter().all(|listener| listener.port() == listeners[0].port()));
     }
@@ -332,7 +369,7 @@ mod tests {
     #[test]
     fn every_failure_is_told_at_once_with_what_to_do() {
         let taken = bind(&[tcp("127.0.0.1:0")]).unwrap();
-        let port = taken[0].url("http", "").rsplit(':').next().unwrap().to_owned();
+        let port = taken[0].url("").rsplit(':').next().unwrap().to_owned();
         let endpoints = [tcp(&format!("127.0.0.1:{port}")), tcp("192.0.2.1:0"), tcp("no port")];
         let failures = bind(&endpoints).err().unwrap();
         assert!(failures[0].contains("address in use"), "{failures:?}");
@@ -343,7 +380,7 @@ mod tests {
     #[test]
     fn an_address_that_is_asked_for_twice_is_not_said_to_be_someone_elses() {
         let free = bind(&[tcp("127.0.0.1:0")]).unwrap();
-        let port = free[0].url("http", "").rsplit(':').next().unwrap().to_owned();
+        let port = free[0].url("").rsplit(':').next().unwrap().to_owned();
         drop(free);
         for first in ["127.0.0.1", "0.0.0.0"] {
             let twice = [tcp(&format!("{first}:{port}")), tcp(&format!("127.0.0.1:{port}"))];
@@ -361,7 +398,7 @@ mod tests {
         let endpoints = [Endpoint::Unix(path.clone())];
         let listeners = bind(&endpoints).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        assert_eq!(listeners[0].url("http", "/"), format!("unix:{}", path.display()));
+        assert_eq!(listeners[0].url("/"), format!("unix:{}", path.display()));
         assert!(bind(&endpoints).err().unwrap()[0].contains("another server answers there"));
         drop(listeners);
         assert!(!path.exists());

@@ -1,7 +1,6 @@
 //! The listening sockets while they are accepted from.
 
-use super::bind::{Listener, Socket, SocketFile};
-use crate::http::Entrance;
+use super::bind::{Listener, Socket, SocketFile, Way};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::io;
 use std::net::SocketAddr;
@@ -10,14 +9,17 @@ use std::task::{Context, Poll};
 
 /// All listening sockets, in the runtime's hands.
 pub struct Doors {
-    doors: Vec<(Door, Entrance)>,
+    doors: Vec<(Door, Way)>,
     /// Which one is asked first; it changes, so that a busy one does not keep the others waiting.
     first: usize,
 }
 
 enum Door {
     Tcp(tokio::net::TcpListener),
-    Unix(tokio::net::UnixListener, #[expect(dead_code, reason = "dropped with the socket")] SocketFile),
+    Unix(
+        tokio::net::UnixListener,
+        #[expect(dead_code, reason = "dropped with the socket")] Option<SocketFile>,
+    ),
 }
 
 /// Who has come.
@@ -33,10 +35,10 @@ impl Doors {
     pub fn open(listeners: Vec<Listener>) -> Doors {
         let mut doors = Vec::new();
         for listener in listeners {
-            let url = listener.url("tcp", "/");
-            let entrance = listener.entrance;
+            let url = listener.url("/");
+            let way = listener.way;
             match Door::open(listener) {
-                Ok(door) => doors.push((door, entrance)),
+                Ok(door) => doors.push((door, way)),
                 Err(error) => log::error!("cannot accept connections on {url}: {error}"),
             }
         }
@@ -53,15 +55,15 @@ impl Doors {
         rustix::event::poll(&mut sockets, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
-    /// The next who comes, and by which entrance.
-    pub async fn accept(&mut self) -> io::Result<(Guest, Entrance)> {
+    /// The next who comes, and which way.
+    pub async fn accept(&mut self) -> io::Result<(Guest, Way)> {
         std::future::poll_fn(|cx| {
             for n in 0..self.doors.len() {
                 let at = (self.first + n) % self.doors.len();
-                let (door, entrance) = &self.doors[at];
+                let (door, way) = &self.doors[at];
                 if let Poll::Ready(result) = door.poll_accept(cx) {
                     self.first = at + 1;
-                    return Poll::Ready(result.map(|guest| (guest, *entrance)));
+                    return Poll::Ready(result.map(|guest| (guest, *way)));
                 }
             }
             Poll::Pending

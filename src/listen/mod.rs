@@ -1,4 +1,4 @@
-//! Accepts connections, on TCP and unix sockets.
+//! Accepts connections, on TCP and unix sockets, its own and those that the service manager hands over.
 //!
 //! Sockets are bound before anything else is started, so that whatever is wrong with them is seen
 //! at once. Knows nothing of HTTP and TLS: what is accepted goes to [`App::serve`], or where there is
@@ -6,10 +6,13 @@
 
 mod bind;
 mod doors;
+mod group;
+mod handed;
 mod welcome;
 
-pub use self::bind::{Listener, bind};
+pub use self::bind::{Listener, Way, bind};
 use self::doors::Doors;
+pub use self::handed::handed_over;
 use self::welcome::House;
 use crate::http::App;
 use crate::tls::Acceptor;
@@ -25,7 +28,7 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 /// answered what they were asked, but no longer than the shutdown timeout.
 ///
 /// Where as many connections are open as may be, no more are accepted: they wait in the kernel.
-/// With `tls` all TCP listeners speak TLS, but for those at the side door.
+/// With `tls` those listeners speak TLS that are not plain.
 pub async fn run(
     listeners: Vec<Listener>,
     tls: Option<Arc<Acceptor>>,
@@ -65,13 +68,13 @@ async fn accept_all(
     loop {
         let Some(permit) = inside.place(permits, &doors).await else { return };
         match doors.accept().await {
-            Ok((guest, entrance)) => {
+            Ok((guest, way)) => {
                 back_off = None;
                 let house = house.clone();
                 let presence = app.crowd().enter();
                 app.metrics().accepted();
                 tokio::spawn(async move {
-                    house.welcome(guest, entrance, presence.progress().clone()).await;
+                    house.welcome(guest, way, presence.progress().clone()).await;
                     drop((permit, presence));
                 });
             }

@@ -1,8 +1,9 @@
 //! What happens to a connection before anything is asked on it: who it is from, and whether TLS comes
 //! first.
 
+use super::bind::Way;
 use super::doors::Guest;
-use crate::http::{self, App, Entrance, Progress, Seldom, Visit, wire};
+use crate::http::{self, App, Progress, Seldom, Visit, wire};
 use crate::peer::Peer;
 use crate::peer::proxy::{self, Step};
 use crate::tls::Acceptor;
@@ -27,20 +28,20 @@ pub struct House {
 }
 
 impl House {
-    /// With `tls` all TCP connections speak TLS, but for those by the side door.
+    /// With `tls` those TCP connections speak TLS whose way is not plain.
     pub fn new(app: Arc<App>, tls: Option<Arc<Acceptor>>, stop: watch::Receiver<bool>) -> House {
         House { app, tls, stop, garbled: Arc::default() }
     }
 
     /// Serves a connection until it ends.
-    pub async fn welcome(self, guest: Guest, entrance: Entrance, progress: Arc<Progress>) {
+    pub async fn welcome(self, guest: Guest, way: Way, progress: Arc<Progress>) {
         match guest {
             Guest::Tcp(mut stream, address) => {
                 let Some(peer) = self.identify(&mut stream, Peer::Tcp(address), &progress).await else {
                     return;
                 };
-                let visit = Visit { peer, entrance, progress, stop: self.stop.clone() };
-                let tls = self.tls.clone().filter(|_| entrance == Entrance::Main);
+                let visit = Visit { peer, entrance: way.entrance, progress, stop: self.stop.clone() };
+                let tls = self.tls.clone().filter(|_| !way.is_plain);
                 let Ok(_counted) = self.app.count(peer) else {
                     return if tls.is_none() {
                         self.turn_away(stream, &visit).await
@@ -54,7 +55,7 @@ impl House {
             }
             Guest::Unix(mut stream) => {
                 let Some(peer) = self.identify(&mut stream, Peer::Unix, &progress).await else { return };
-                let visit = Visit { peer, entrance, progress, stop: self.stop.clone() };
+                let visit = Visit { peer, entrance: way.entrance, progress, stop: self.stop.clone() };
                 let Ok(_counted) = self.app.count(peer) else { return self.turn_away(stream, &visit).await };
                 self.app.serve(stream, visit).await;
             }
@@ -84,7 +85,7 @@ impl House {
         let mut stop = self.stop.clone();
         let read = tokio::select! {
             read = tokio::time::timeout(self.app.header_timeout(), proxy_header(stream)) => read,
-            _ = stop.wait_for(|stop| *stop) => return None,
+            () = http::soon_after(&mut stop) => return None,
             () = progress.unwanted() => return None,
         };
         let why = match read {

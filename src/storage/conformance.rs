@@ -3,6 +3,7 @@
 //! A difference between backends is a parameter with a reason, never a skipped case.
 
 pub mod contents;
+pub mod copying;
 mod devices;
 mod upkeep;
 

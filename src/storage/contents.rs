@@ -7,6 +7,7 @@
 use super::Result;
 use super::registry::Event;
 use crate::protocol::{ClientId, Snapshot, State, VersionId};
+use std::collections::{HashMap, HashSet};
 
 /// What is done with each record. Records may borrow from the database or from a reader's buffer.
 pub type Visit<'v> = dyn FnMut(Record<'_>) -> Result<()> + 'v;
@@ -120,5 +121,53 @@ impl Record<'_> {
             Record::Decision(_) | Record::Device(_) | Record::Sync(_) | Record::Event(_) => 0,
         };
         ROW + bytes as u64
+    }
+}
+
+/// Each version behind the one that it follows: chains from their starts, in the given order where
+/// nothing else tells. `ids` gives a version's own and its parent's.
+pub fn in_order<L: Copy>(links: Vec<L>, ids: impl Fn(&L) -> (VersionId, VersionId)) -> Vec<L> {
+    let all: HashSet<VersionId> = links.iter().map(|link| ids(link).0).collect();
+    let mut children: HashMap<VersionId, Vec<L>> = HashMap::new();
+    for link in links.iter().rev() {
+        children.entry(ids(link).1).or_default().push(*link);
+    }
+    let mut order = Vec::with_capacity(links.len());
+    let mut done = HashSet::with_capacity(links.len());
+    // Those that follow nothing that is here come first; what is left is a ring.
+    let starts = links.iter().filter(|link| !all.contains(&ids(link).1));
+    for start in starts.chain(&links) {
+        let mut next = vec![*start];
+        while let Some(link) = next.pop() {
+            let (id, _) = ids(&link);
+            if done.insert(id) {
+                order.push(link);
+                next.extend(children.get(&id).into_iter().flatten().copied());
+            }
+        }
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn order(links: &[(u128, u128)]) -> Vec<u128> {
+        let id = |n| VersionId::from(Uuid::from_u128(n));
+        let mut stored: Vec<_> = links.iter().map(|(new, parent)| (id(*new), id(*parent))).collect();
+        stored.sort();
+        in_order(stored, |link| *link).iter().map(|(new, _)| new.uuid().as_u128()).collect()
+    }
+
+    #[test]
+    fn versions_come_in_the_order_of_their_chain_whatever_their_ids() {
+        assert_eq!(order(&[(9, 100), (3, 9), (7, 3), (1, 7)]), [9, 3, 7, 1]);
+    }
+
+    #[test]
+    fn branches_and_rings_come_once_each() {
+        assert_eq!(order(&[(1, 0), (2, 1), (3, 1), (5, 6), (6, 5), (4, 2)]), [1, 2, 4, 3, 5, 6]);
     }
 }

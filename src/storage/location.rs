@@ -1,6 +1,7 @@
 //! Where the data is kept: the one place that knows which kinds of databases there are.
 
 use super::contents::{Contents, Visit};
+use super::copying::{Copying, Note};
 use super::postgres::{Address, Postgres};
 use super::registry::Registry;
 use super::sqlite::{self, Sqlite};
@@ -12,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// An open database, for everyone who has to do with it.
-pub trait Database: Storage + Registry + Contents + Upkeep {}
+pub trait Database: Storage + Registry + Contents + Upkeep + Copying {}
 
-impl<T: Storage + Registry + Contents + Upkeep> Database for T {}
+impl<T: Storage + Registry + Contents + Upkeep + Copying> Database for T {}
 
 /// A database that may not exist yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +47,55 @@ impl Location {
         let address = Address::parse(&connection.0)
             .map_err(|why| format!("connection: the value (not shown) {why}"))?;
         Ok(Some(Location::Postgres(Box::new(address), config.postgres)))
+    }
+
+    /// The Postgres of a connection string, or the directory of that name.
+    ///
+    /// # Errors
+    /// What is wrong with the connection string, without what may be secret in it.
+    pub fn parse(text: &str, habits: config::Postgres) -> std::result::Result<Location, String> {
+        let is_connection = text.starts_with("postgres://")
+            || text.starts_with("postgresql://")
+            || text
+                .split_once('=')
+                .is_some_and(|(word, _)| word.trim().bytes().all(|byte| byte.is_ascii_lowercase()));
+        if !is_connection {
+            return Ok(Location::Directory(PathBuf::from(text)));
+        }
+        let address = Address::parse(text)?;
+        Ok(Location::Postgres(Box::new(address), habits))
+    }
+
+    /// What says that this database is a copy which nobody has begun to use.
+    pub fn copied(&self) -> Result<Option<Note>> {
+        if self.standing()? == Standing::Missing {
+            return Ok(None);
+        }
+        self.open()?.note()
+    }
+
+    /// For a server that begins: a copy becomes a database of its own, unless it is not whole.
+    pub fn take_over(&self) -> Result<()> {
+        let database = self.open()?;
+        match database.note()? {
+            None => Ok(()),
+            Some(note) if note.is_finished => database.end_copy(),
+            Some(note) => Err(Error::new(
+                Kind::Unavailable,
+                format!(
+                    "{self} is a copy of {} that is not whole: run `sync-server admin copy` to its end before it is used",
+                    note.original
+                ),
+            )),
+        }
+    }
+
+    /// Who else uses a database elsewhere just now: how many connections servers of this program have.
+    pub fn users(&self) -> Result<u64> {
+        match self {
+            Location::Directory(_) => Ok(0),
+            Location::Postgres(address, habits) => Postgres::users(address, *habits),
+        }
     }
 
     /// The directory that is this server's alone, where there is one.

@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod conformance;
 pub mod contents;
+pub mod copying;
 pub mod location;
 pub mod lock;
 pub mod owner;

@@ -78,7 +78,7 @@ pub struct Chain {
 }
 
 /// One version of a chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Link {
     /// Its ID.
     pub version: VersionId,

@@ -23,14 +23,14 @@ enum Arrival {
 }
 
 impl Acceptor {
-    /// Shakes hands within the time that a request's head may take, and serves what is said then. Once
-    /// it is to stop, or others need its place, a handshake that is not done is given up.
+    /// Shakes hands within the time that a request's head may take, and serves what is said then. Soon after
+    /// it is to stop, or once others need its place, a handshake that is not done is given up.
     pub async fn serve(&self, stream: TcpStream, visit: Visit, app: Arc<App>) {
         let peer = visit.peer;
         let mut stopped = visit.stop.clone();
         let arrival = tokio::select! {
             arrival = tokio::time::timeout(self.patience, self.receive(stream)) => arrival,
-            _ = stopped.wait_for(|stop| *stop) => return,
+            () = http::soon_after(&mut stopped) => return,
             () = visit.progress.unwanted() => return,
         };
         match arrival {

@@ -30,7 +30,7 @@ const CASES: &[Case] = &[
 ];
 
 /// Every record as text.
-fn records(contents: &dyn Contents) -> Vec<String> {
+pub fn records(contents: &dyn Contents) -> Vec<String> {
     let mut records = Vec::new();
     let exported = contents.export(&mut |record| {
         records.push(format!("{record:?}"));
@@ -44,7 +44,7 @@ fn copy(from: &dyn Database, to: &dyn Database) -> Result<()> {
     to.import(&mut |put| from.export(put))
 }
 
-fn fill(database: &dyn Database) {
+pub fn fill(database: &dyn Database) {
     let (client, chain) = with_chain(database, 5);
     set_snapshot(database, client, chain[3], 1_700_000_000, &vec![7; 20 << 20]);
     added(&add(database, client, chain[4], &vec![8; 300 << 10]));

@@ -5,10 +5,12 @@ use super::registry::{client, event_of};
 use super::txn::{Txn, id, snapshot_of, state, value, version};
 use super::{Postgres, READ, WRITE, schema};
 use crate::protocol::{ClientId, Snapshot, State, VersionId};
-use crate::storage::contents::{Client, Contents, Decision, Device, LastUse, Record, Version, Visit};
+use crate::storage::contents::{
+    Client, Contents, Decision, Device, LastUse, Record, Version, Visit, in_order,
+};
 use crate::storage::registry::Writer as _;
 use crate::storage::{Body, Error, Kind, Result};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -151,14 +153,20 @@ impl Txn<'_> {
                 Ok((VersionId::from(value::<Uuid>(row, 0)?), version(row, 1)?.unwrap_or(VersionId::NIL)))
             })
             .collect();
-        let order = in_order(self.told(READING, links)?);
+        let order = in_order(self.told(READING, links)?, |link| *link);
+        let order: Vec<VersionId> = order.into_iter().map(|(version, _)| version).collect();
         for batch in order.chunks(BATCH) {
             self.visit_batch(of, batch, visit)?;
         }
         Ok(())
     }
 
-    fn visit_batch(&mut self, of: ClientId, batch: &[VersionId], visit: &mut Visit<'_>) -> Result<()> {
+    pub(super) fn visit_batch(
+        &mut self,
+        of: ClientId,
+        batch: &[VersionId],
+        visit: &mut Visit<'_>,
+    ) -> Result<()> {
         const SQL: &str = "SELECT substring(history_segment FROM $3 FOR $4) FROM versions
                            WHERE client_id = $1 AND version_id = $2";
         let ids: Vec<Uuid> = batch.iter().map(|id| id.uuid()).collect();
@@ -242,7 +250,7 @@ impl Txn<'_> {
         }
     }
 
-    fn put_client(&mut self, client: &Client) -> Result<()> {
+    pub(super) fn put_client(&mut self, client: &Client) -> Result<()> {
         let facts = client.snapshot.map(|(snapshot, _)| snapshot);
         let version = facts.map(|snapshot| snapshot.version.uuid());
         let since = facts.map(|snapshot| i32::try_from(snapshot.versions_since).unwrap_or(i32::MAX));
@@ -294,7 +302,7 @@ impl Txn<'_> {
         self.forget_parts(WRITING, version.client)
     }
 
-    fn put_decision(&mut self, decision: &Decision) -> Result<()> {
+    pub(super) fn put_decision(&mut self, decision: &Decision) -> Result<()> {
         let is_suspended = decision.state == State::Suspended;
         self.ask(
             WRITING,
@@ -309,7 +317,7 @@ impl Txn<'_> {
         .map(|_| ())
     }
 
-    fn put_device(&mut self, device: &Device) -> Result<()> {
+    pub(super) fn put_device(&mut self, device: &Device) -> Result<()> {
         self.ask(
             WRITING,
             "WITH put AS (INSERT INTO sync_server_devices (client_id, name, token_hash, created)
@@ -326,7 +334,7 @@ impl Txn<'_> {
         .map(|_| ())
     }
 
-    fn put_sync(&mut self, sync: &LastUse) -> Result<()> {
+    pub(super) fn put_sync(&mut self, sync: &LastUse) -> Result<()> {
         self.ask(
             WRITING,
             "INSERT INTO sync_server_syncs (client_id, device, program, last_sync) VALUES ($1, $2, $3, $4)",
@@ -341,59 +349,9 @@ impl Txn<'_> {
     }
 }
 
-/// Each version behind the one that it follows: chains from their starts, in the order of IDs where
-/// nothing else tells.
-fn in_order(links: Vec<(VersionId, VersionId)>) -> Vec<VersionId> {
-    let all: HashSet<VersionId> = links.iter().map(|(id, _)| *id).collect();
-    let mut children: HashMap<VersionId, Vec<VersionId>> = HashMap::new();
-    for (id, parent) in links.iter().rev() {
-        children.entry(*parent).or_default().push(*id);
-    }
-    let mut order = Vec::with_capacity(links.len());
-    let mut done = HashSet::with_capacity(links.len());
-    // Those that follow nothing that is here come first; what is left is a ring.
-    let starts = links.iter().filter(|(_, parent)| !all.contains(parent));
-    for (start, _) in starts.chain(&links) {
-        let mut next = vec![*start];
-        while let Some(id) = next.pop() {
-            if done.insert(id) {
-                order.push(id);
-                next.extend(children.get(&id).into_iter().flatten().copied());
-            }
-        }
-    }
-    order
-}
-
 fn bytes(body: Body) -> Vec<u8> {
     match body {
         Body::Bytes(bytes) => bytes,
         Body::TooLarge(_) => unreachable!("there is room for every body"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(n: u128) -> VersionId {
-        Uuid::from_u128(n).into()
-    }
-
-    #[test]
-    fn versions_come_in_the_order_of_their_chain_whatever_their_ids() {
-        let chain = [(9, 100), (3, 9), (7, 3), (1, 7)].map(|(new, parent)| (id(new), id(parent)));
-        let mut stored = chain.to_vec();
-        stored.sort();
-        assert_eq!(in_order(stored), chain.map(|(new, _)| new));
-    }
-
-    #[test]
-    fn branches_and_rings_come_once_each() {
-        let links =
-            [(1, 0), (2, 1), (3, 1), (5, 6), (6, 5), (4, 2)].map(|(new, parent)| (id(new), id(parent)));
-        let mut stored = links.to_vec();
-        stored.sort();
-        assert_eq!(in_order(stored), [1, 2, 4, 3, 5, 6].map(id));
     }
 }

@@ -7,6 +7,7 @@
 mod address;
 mod bodies;
 mod contents;
+mod copying;
 mod fault;
 mod link;
 mod pool;

@@ -106,6 +106,23 @@ impl Postgres {
         })
     }
 
+    /// How many connections to it programs of the same name have, this one's apart.
+    pub fn users(address: &Address, habits: Habits) -> Result<u64> {
+        const DOING: &str = "looking who uses the database";
+        let name = address.to_string();
+        let mut link = open(address, habits)?;
+        let mut txn = Txn::new(&mut link, &name, false);
+        let rows = txn.ask(
+            DOING,
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid()
+                   AND application_name = current_setting('application_name')",
+            &[],
+        )?;
+        let count = rows.first().map(|row| value::<i64>(row, 0)).transpose();
+        Ok(txn.told(DOING, count)?.unwrap_or(0).unsigned_abs())
+    }
+
     /// The SQL that brings the tables up to date; empty where they are.
     pub fn pending(address: &Address, habits: Habits) -> Result<String> {
         let name = address.to_string();

@@ -311,7 +311,7 @@ impl Txn<'_> {
         Ok(chosen.len() as u64)
     }
 
-    fn delete_versions(&mut self, doing: &str, client: ClientId, versions: &[Uuid]) -> Result<()> {
+    pub(super) fn delete_versions(&mut self, doing: &str, client: ClientId, versions: &[Uuid]) -> Result<()> {
         self.ask(
             doing,
             "DELETE FROM versions WHERE client_id = $1 AND version_id = ANY($2)",
@@ -321,7 +321,7 @@ impl Txn<'_> {
     }
 
     /// Removes everything that the operator decided and the server noted about a client.
-    fn forget(&mut self, client: ClientId) -> Result<()> {
+    pub(super) fn forget(&mut self, client: ClientId) -> Result<()> {
         const DOING: &str = "removing what is known of a client";
         self.ask(
             DOING,

@@ -55,3 +55,9 @@ fn postgres_conforms_in_what_goes_in_and_out() {
     let Some(cluster) = Cluster::start(&[]) else { return };
     conformance::contents::run(places(&cluster), |address| open(address, HABITS));
 }
+
+#[test]
+fn postgres_conforms_as_a_copy_and_as_an_original() {
+    let Some(cluster) = Cluster::start(&[]) else { return };
+    conformance::copying::run(places(&cluster), |address| open(address, HABITS));
+}

@@ -180,7 +180,7 @@ impl Txn<'_> {
         }
     }
 
-    fn put_client(&self, client: &Client) -> rusqlite::Result<()> {
+    pub(super) fn put_client(&self, client: &Client) -> rusqlite::Result<()> {
         let mut statement = self.statement(
             "INSERT INTO clients (client_id, latest_version_id, snapshot_version_id, versions_since_snapshot,
                                   snapshot_timestamp, snapshot)
@@ -205,7 +205,7 @@ impl Txn<'_> {
         }
     }
 
-    fn put_version(&self, version: &Version) -> rusqlite::Result<()> {
+    pub(super) fn put_version(&self, version: &Version) -> rusqlite::Result<()> {
         let sql = "INSERT INTO versions (version_id, client_id, parent_version_id, history_segment)
                    VALUES (?1, ?2, ?3, ?4)";
         let mut statement = self.statement(sql)?;
@@ -218,7 +218,7 @@ impl Txn<'_> {
         self.fill("versions", "history_segment", self.connection.last_insert_rowid(), segment)
     }
 
-    fn put_decision(&self, decision: &Decision) -> rusqlite::Result<()> {
+    pub(super) fn put_decision(&self, decision: &Decision) -> rusqlite::Result<()> {
         let mut statement = self.statement(
             "INSERT INTO sync_server_clients (client_id, label, suspended, created) VALUES (?1, ?2, ?3, ?4)",
         )?;
@@ -227,7 +227,7 @@ impl Txn<'_> {
         statement.execute(params![id, decision.label, suspended, decision.created]).map(|_| ())
     }
 
-    fn put_device(&self, device: &Device) -> rusqlite::Result<()> {
+    pub(super) fn put_device(&self, device: &Device) -> rusqlite::Result<()> {
         let id = Text::of(device.client.uuid());
         let mut statement = self.statement(
             "INSERT INTO sync_server_devices (client_id, name, token_hash, created) VALUES (?1, ?2, ?3, ?4)",
@@ -240,7 +240,7 @@ impl Txn<'_> {
         statement.execute([id]).map(|_| ())
     }
 
-    fn put_sync(&self, sync: &LastUse) -> rusqlite::Result<()> {
+    pub(super) fn put_sync(&self, sync: &LastUse) -> rusqlite::Result<()> {
         let mut statement = self.statement(
             "INSERT INTO sync_server_syncs (client_id, device, program, last_sync) VALUES (?1, ?2, ?3, ?4)",
         )?;

@@ -6,6 +6,7 @@
 
 mod contents;
 mod copy;
+mod copying;
 mod fault;
 mod files;
 mod prepare;
@@ -329,6 +330,18 @@ mod tests {
     #[test]
     fn sqlite_conforms_in_what_goes_in_and_out() {
         conformance::contents::run(
+            || TempDir::new().expect("a directory"),
+            |place| {
+                Sqlite::prepare(place.path(), &Migration { copy: true, copy_dir: None }, |_| {})
+                    .expect("the database can be made");
+                Arc::new(Sqlite::open(place.path()).expect("the database opens"))
+            },
+        );
+    }
+
+    #[test]
+    fn sqlite_conforms_as_a_copy_and_as_an_original() {
+        conformance::copying::run(
             || TempDir::new().expect("a directory"),
             |place| {
                 Sqlite::prepare(place.path(), &Migration { copy: true, copy_dir: None }, |_| {})

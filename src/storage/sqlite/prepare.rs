@@ -139,7 +139,7 @@ fn schema_version(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     Ok(exists(connection, "clients")?.then_some(0))
 }
 
-fn exists(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+pub(super) fn exists(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
     connection
         .query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)", [name], |row| row.get(0))
 }

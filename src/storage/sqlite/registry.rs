@@ -152,7 +152,7 @@ impl Txn<'_> {
     }
 
     /// Removes everything that the operator decided and the server noted about a client.
-    fn forget(&self, client: ClientId) -> rusqlite::Result<()> {
+    pub(super) fn forget(&self, client: ClientId) -> rusqlite::Result<()> {
         for table in ["sync_server_clients", "sync_server_devices", "sync_server_syncs"] {
             let sql = format!("DELETE FROM {table} WHERE client_id = ?1");
             self.connection.execute(&sql, [Text::of(client.uuid())])?;
@@ -180,7 +180,7 @@ impl Txn<'_> {
     }
 
     /// What is counted of a client's history; without it everything is counted anew.
-    fn forget_figures(&self, client: ClientId) -> rusqlite::Result<()> {
+    pub(super) fn forget_figures(&self, client: ClientId) -> rusqlite::Result<()> {
         for table in ["sync_server_counts", "sync_server_sizes"] {
             let sql = format!("DELETE FROM {table} WHERE client_id = ?1");
             self.connection.execute(&sql, [Text::of(client.uuid())])?;

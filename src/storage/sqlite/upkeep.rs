@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const GROWTH: u64 = 512 * 1024 * 1024;
 
 /// An ID as every statement looks for it: lower case with dashes.
-const ID: &str = "[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]-\
+pub(super) const ID: &str = "[0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]-\
                   [0-9a-f][0-9a-f][0-9a-f][0-9a-f]-[0-9a-f][0-9a-f][0-9a-f][0-9a-f]-\
                   [0-9a-f][0-9a-f][0-9a-f][0-9a-f]-\
                   [0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f][0-9a-f]";
