@@ -176,7 +176,8 @@ boot() { start "sync-server-test/$1" "$2"; }
 
 start() {
     containers+=("$2")
-    docker run --detach --name "$2" --hostname tasks --cap-add ALL --cap-drop SYS_RESOURCE \
+    # By that signal systemd shuts down.
+    docker run --detach --name "$2" --hostname tasks --stop-signal SIGRTMIN+3 --cap-add ALL --cap-drop SYS_RESOURCE \
         --security-opt seccomp=unconfined --security-opt apparmor=unconfined --cgroupns=private \
         --tmpfs /sys/fs/cgroup --tmpfs /run --tmpfs /run/lock --env container=docker \
         "$1" /sbin/init >/dev/null
