@@ -323,6 +323,60 @@ fn what_cannot_be_read_is_got_anew() {
 }
 
 #[test]
+fn a_revoked_certificate_is_served_until_the_operator_has_another_got() {
+    let Some(place) = Place::new(LONG) else { return };
+    let server = place.start(&[]);
+    server.log().wait_for("a new certificate for localhost");
+    let client = place.pebble.client();
+    let revoked = shown(&place.listen, &client);
+    let pem = fs::read_to_string(place.file("certificate.pem")).expect("a file");
+    assert_eq!(place.pebble.revoke(&pem).0, 200);
+    let (status, said) = place.pebble.revoke(&pem);
+    assert!(status == 400 && said.contains("alreadyRevoked"), "{said}");
+    // Clients do not ask the authority, so it is better than none, and no reason to ask for one unbidden.
+    assert_eq!(shown(&place.listen, &client), revoked);
+    server.stop();
+    let server = place.start(&[]);
+    server.log().wait_for("certificate for localhost, valid until ");
+    assert_eq!(shown(&place.listen, &client), revoked);
+    assert_eq!(place.pebble.orders(), 1);
+    let renewed = place.admin(&["cert", "renew"]);
+    assert!(renewed.status.success(), "{renewed:?}");
+    let new = shown(&place.listen, &client);
+    assert!(new.is_some() && new != revoked);
+    server.stop();
+}
+
+#[test]
+fn a_place_where_nothing_can_be_kept_is_told_and_asks_no_oftener() {
+    let Some(place) = Place::new(LONG) else { return };
+    let server = place.start(&["--acme-retry=1h"]);
+    server.log().wait_for("a new certificate for localhost");
+    server.stop();
+    // Root can read whatever has a mode, but no directory as a file.
+    let kept = place.file("certificate.pem");
+    fs::remove_file(&kept).expect("a file");
+    fs::create_dir_all(kept.join("x")).expect("a directory");
+    let server = place.start(&["--acme-retry=1h"]);
+    let line = server.log().wait_for("the certificate that was kept cannot be used: cannot read ");
+    assert!(line.contains("certificate.pem") && line.contains("another will be got"), "{line}");
+    let renewed = place.admin(&["cert", "renew"]);
+    assert!(renewed.status.success(), "{renewed:?}");
+    let line =
+        server.log().wait_for("the new certificate is served and will be lost when the server stops: ");
+    assert!(line.contains("cannot write ") && line.contains("certificate.pem"), "{line}");
+    assert!(shown(&place.listen, &place.pebble.client()).is_some());
+    server.stop();
+    let orders = place.pebble.orders();
+    for _ in 0..3 {
+        let mut server = place.start(&["--acme-retry=1h"]);
+        server.log().wait_for("the next attempt is at ");
+        server.kill();
+    }
+    assert_eq!(place.pebble.orders(), orders, "an authority's allowance is not burnt");
+}
+
+#[test]
 fn a_certificate_is_tried_out_and_thrown_away() {
     let Some(place) = Place::new(LONG) else { return };
     let server = place.start(&[]);

@@ -8,6 +8,7 @@ mod backup;
 mod chain;
 mod clients;
 mod config;
+mod cors;
 mod crash;
 mod declared;
 mod devices;

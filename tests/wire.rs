@@ -4,6 +4,7 @@ use crate::util::{Connection, NIL, Replica, Response, SEGMENT, SNAPSHOT, Server}
 use flate2::Compression;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 const CLIENT: &str = "711d5cf3-0cf0-4eb8-9eca-6f7f220638c0";
@@ -88,12 +89,10 @@ fn requests_of_unknown_clients_create_nothing_but_by_add_version() {
     expect(&replica.child_version(&new_id()), 404, &[], b"");
     expect(&replica.add_snapshot(&new_id(), b"snapshot"), 404, &[], b"");
     expect(&replica.snapshot(), 404, &[], b"");
-    let database = server.data_dir().join("taskchampion-sync-server.sqlite3");
-    let database = rusqlite::Connection::open(database).expect("the database opens");
-    let clients = || database.query_row("SELECT count(*) FROM clients", [], |row| row.get::<_, i64>(0));
-    assert_eq!(clients(), Ok(0));
+    let clients = || server.sql("SELECT count(*) FROM clients");
+    assert_eq!(clients(), "0");
     assert_eq!(replica.add_version(NIL, b"segment").status, 200);
-    assert_eq!(clients(), Ok(1));
+    assert_eq!(clients(), "1");
 }
 
 #[test]
@@ -281,12 +280,22 @@ fn smuggling_shapes_are_refused_or_end_the_connection() {
         "Content-Length: +5\r\n",
         "Content-Length: 5\r\nTransfer-Encoding: xchunked\r\n",
         "Transfer-Encoding: chunked, gzip\r\n",
+        "Transfer-Encoding : chunked\r\n",
+        "Content-Length: 5\r\n Transfer-Encoding: chunked\r\n",
     ] {
         let mut connection = server.connect();
         connection.send(format!("{head}{lengths}\r\nhello{smuggled}").as_bytes());
         assert_eq!(connection.response().status, 400, "{lengths}");
         assert!(connection.is_closed(), "{lengths}");
     }
+    let mut old = server.connect();
+    let chunked = head.replace("HTTP/1.1", "HTTP/1.0");
+    old.send(
+        format!("{chunked}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n{smuggled}").as_bytes(),
+    );
+    assert_eq!(old.response().status, 400);
+    assert!(old.is_closed());
+    assert_eq!(Replica::new(&server, CLIENT).child_version(NIL).status, 404, "nothing of it was stored");
     // Both: the chunks count, and what follows is never taken for a request.
     for lengths in
         ["Content-Length: 3\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 3"]
@@ -299,6 +308,11 @@ fn smuggling_shapes_are_refused_or_end_the_connection() {
         assert!(connection.is_closed(), "{lengths}");
         assert_eq!(Replica::new(&server, &client).child_version(NIL).body, b"hello");
     }
+    // The same length twice is one length, for everyone.
+    let mut connection = server.connect();
+    let twice = "Content-Length: 5\r\nContent-Length: 5\r\n";
+    connection.send(format!("{head}{twice}\r\nhello{smuggled}").as_bytes());
+    assert_eq!((connection.response().status, connection.response().status), (200, 200));
 }
 
 #[test]
@@ -555,8 +569,6 @@ fn urgency_grows_with_the_age_of_the_snapshot() {
     let mut replica = Replica::new(&server, CLIENT);
     let mut parent = replica.add_version(NIL, b"first").version();
     assert_eq!(replica.add_snapshot(&parent, b"snapshot").status, 200);
-    let database = server.data_dir().join("taskchampion-sync-server.sqlite3");
-    let database = rusqlite::Connection::open(database).expect("the database opens");
     let day = 86_400;
     for (age, expected) in [
         (9 * day, None),
@@ -564,11 +576,8 @@ fn urgency_grows_with_the_age_of_the_snapshot() {
         (14 * day, Some("urgency=low")),
         (15 * day + 5, Some("urgency=high")),
     ] {
-        let changed = database.execute(
-            "UPDATE clients SET snapshot_timestamp = CAST(strftime('%s', 'now') AS INTEGER) - ?1",
-            [age],
-        );
-        assert_eq!(changed, Ok(1));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_secs();
+        server.sql(&format!("UPDATE clients SET snapshot_timestamp = {}", now - age));
         let added = replica.add_version(&parent, b"next");
         assert_eq!(added.header("x-snapshot-request"), expected, "{age} seconds old");
         parent = added.version();

@@ -1,6 +1,7 @@
 //! A bare hyper server as a yardstick, in a process of its own: the same libraries, and nothing behind them.
 
 use crate::Result;
+use crate::tls::{self, Certificate};
 use crate::wire::Place;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::CACHE_CONTROL;
@@ -10,10 +11,13 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// The hidden argument that makes this program be the server.
 pub const ARGUMENT: &str = "bare-hyper";
@@ -22,19 +26,24 @@ pub const ARGUMENT: &str = "bare-hyper";
 pub struct Bare {
     child: Child,
     pub place: Place,
+    /// The same over TLS.
+    pub secure: Place,
 }
 
 impl Bare {
-    pub fn start() -> Result<Bare> {
+    pub fn start(certificate: &Certificate) -> Result<Bare> {
         let fail = |error| format!("the bare server does not start: {error}");
         let program = std::env::current_exe().map_err(fail)?;
         let mut command = Command::new(program);
-        let child = command.arg(ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        let mut bare = Bare { child: child.map_err(fail)?, place: Place::at(([127, 0, 0, 1], 0).into()) };
-        let mut line = String::new();
+        command.arg(ARGUMENT).arg(&certificate.cert).arg(&certificate.key);
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let nowhere = Place::at(([127, 0, 0, 1], 0).into());
+        let mut bare = Bare { child: child.map_err(fail)?, place: nowhere.clone(), secure: nowhere };
         let output = bare.child.stdout.take().ok_or("its output is not piped")?;
-        BufReader::new(output).read_line(&mut line).map_err(fail)?;
-        bare.place = Place::parse(line.trim_end())?;
+        let mut lines = BufReader::new(output).lines();
+        let mut place = || Place::parse(&lines.next().ok_or("it ended")?.map_err(fail)?);
+        bare.place = place()?;
+        bare.secure = place()?.trusting(certificate.client.clone());
         Ok(bare)
     }
 }
@@ -54,20 +63,43 @@ pub fn serve() -> Result<()> {
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
-    runtime.block_on(accept()).map_err(|error| format!("the bare server: {error}"))
+    let mut files = std::env::args_os().skip(2).map(PathBuf::from);
+    let (Some(cert), Some(key)) = (files.next(), files.next()) else {
+        return Err("no certificate".to_owned());
+    };
+    let acceptor = tls::acceptor(&cert, &key)?;
+    runtime.block_on(accept(acceptor)).map_err(|error| format!("the bare server: {error}"))
 }
 
-async fn accept() -> std::io::Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    println!("http://{}/", listener.local_addr()?);
+async fn accept(acceptor: TlsAcceptor) -> std::io::Result<()> {
+    let (plain, secure) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
+    println!("http://{}/\nhttps://{}/", plain.local_addr()?, secure.local_addr()?);
+    tokio::try_join!(
+        accept_at(plain, connection),
+        accept_at(secure, |stream| {
+            let handshake = acceptor.accept(stream);
+            async move {
+                if let Ok(stream) = handshake.await {
+                    connection(stream).await;
+                }
+            }
+        }),
+    )
+    .map(|_| ())
+}
+
+async fn accept_at<F>(listener: TcpListener, serve: impl Fn(TcpStream) -> F) -> std::io::Result<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        tokio::spawn(connection(stream));
+        tokio::spawn(serve(stream));
     }
 }
 
-async fn connection(stream: TcpStream) {
+async fn connection<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
     let service = service_fn(async |request| answer(&request));
     let mut http = http1::Builder::new();
     // Without hyper's own deadline, which needs a timer. The end of a connection is no news here.

@@ -16,8 +16,8 @@
 //! `--compare NAME='env RUST_LOG=info PROGRAM …'` measures it with its log. `{port}` is a free port and
 //! `{dir}` an empty directory; the first word is run as it is, without a shell.
 //!
-//! Two yardsticks run in between: a bare hyper server, in a process of its own with the same
-//! library versions, and a loop of 4 KiB appends with `fdatasync`. The load comes from one thread
+//! Two yardsticks run in between: a bare hyper server, with rustls where TLS is measured, in a process of its
+//! own with the same library versions, and a loop of 4 KiB appends with `fdatasync`. The load comes from one thread
 //! with prebuilt requests and next to no parsing, because it shares the processors with the server;
 //! yet it checks every answer, and whatever it does not expect fails the measurement and the run.
 //!
@@ -36,6 +36,7 @@ mod replica;
 mod report;
 mod server;
 mod stage;
+mod tls;
 mod wire;
 
 use options::Options;

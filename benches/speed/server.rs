@@ -3,6 +3,7 @@
 use crate::Result;
 use crate::options::{How, Subject};
 use crate::prefill;
+use crate::tls::Certificate;
 use crate::wire::Place;
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
@@ -15,7 +16,9 @@ use tempfile::TempDir;
 /// How long a server may take to start; one that adopts a large database rewrites a part of it first.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-const LISTENS: &str = "listening on http://";
+const OWN: &str = concat!(env!("CARGO_BIN_EXE_sync-server"), " --listen 127.0.0.1:0 --data-dir {dir}");
+
+const LISTENS: &str = "listening on ";
 
 /// A server to load. Killed when dropped, and its directory removed, unless it ran already.
 pub struct Server {
@@ -32,7 +35,7 @@ impl Server {
     ) -> Result<Server> {
         let line = match &subject.how {
             How::Runs(url) => return Ok(Server { place: Place::parse(url)?, process: None }),
-            How::Own => concat!(env!("CARGO_BIN_EXE_sync-server"), " --listen 127.0.0.1:0 --data-dir {dir}"),
+            How::Own => OWN,
             How::Command(line) => line,
         };
         let port = free_port()?;
@@ -43,6 +46,22 @@ impl Server {
                 .wait_for(|_| TcpStream::connect(("127.0.0.1", port)).is_ok().then_some(place(port)))?,
         };
         Ok(Server { place, process: Some(process) })
+    }
+
+    /// Starts this package's own program, with a certificate and these flags.
+    pub fn start_secure(
+        subject: &Subject,
+        root: &Path,
+        certificate: &Certificate,
+        flags: &[&str],
+    ) -> Result<Server> {
+        let How::Own = subject.how else { return Err("it cannot be given a certificate".to_owned()) };
+        let files =
+            format!("--tls-cert {} --tls-key {}", certificate.cert.display(), certificate.key.display());
+        let line = format!("{OWN} {files} {}", flags.join(" "));
+        let mut process = Process::start(&line, 0, root, |_| Ok(()))?;
+        let place = Place::parse(&process.wait_for(Process::url_in_log)?)?;
+        Ok(Server { place: place.trusting(certificate.client.clone()), process: Some(process) })
     }
 
     /// The process' ID, where this program started it.
@@ -128,8 +147,7 @@ impl Process {
         let log = std::fs::read_to_string(self.log()).ok()?;
         let line = log.lines().find(|line| line.contains(LISTENS) && log.ends_with('\n'))?;
         let rest = line.split(LISTENS).nth(1)?;
-        let url = rest.split([' ', '"']).next()?;
-        Some(format!("http://{url}"))
+        rest.split([' ', '"']).next().map(str::to_owned)
     }
 
     fn log(&self) -> PathBuf {

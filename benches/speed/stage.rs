@@ -4,6 +4,7 @@ use crate::bare::Bare;
 use crate::options::{Options, Subject};
 use crate::prefill::Prefilled;
 use crate::server::Server;
+use crate::tls::Certificate;
 use crate::{Result, disk};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ pub struct Stage<'a> {
     pub options: &'a Options,
     root: TempDir,
     bare: Bare,
+    certificate: Certificate,
     prefilled: RefCell<BTreeMap<(usize, usize), Rc<Prefilled>>>,
 }
 
@@ -24,7 +26,9 @@ impl Stage<'_> {
         let root = tempfile::Builder::new().prefix("speed-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
         let root = root.map_err(|error| format!("{}: {error}", env!("CARGO_TARGET_TMPDIR")))?;
         disk::check(root.path())?;
-        Ok(Stage { options, root, bare: Bare::start()?, prefilled: RefCell::default() })
+        let certificate = Certificate::new(root.path())?;
+        let bare = Bare::start(&certificate)?;
+        Ok(Stage { options, root, bare, certificate, prefilled: RefCell::default() })
     }
 
     /// The length of a load.
@@ -44,6 +48,11 @@ impl Stage<'_> {
     /// Starts a server without any data.
     pub fn start(&self, subject: &Subject) -> Result<Server> {
         Server::start(subject, self.dir(), |_| Ok(()))
+    }
+
+    /// Starts this package's own server without any data, with a certificate and these flags.
+    pub fn start_secure(&self, subject: &Subject, flags: &[&str]) -> Result<Server> {
+        Server::start_secure(subject, self.dir(), &self.certificate, flags)
     }
 
     /// Starts a server on a copy of this database.

@@ -1,10 +1,16 @@
 //! Just enough HTTP to load a server: prebuilt requests, and of an answer only what must be checked.
 
 use crate::Result;
-use std::net::{SocketAddr, ToSocketAddrs};
+use crate::tls::NAME;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// A version's ID as the wire has it.
 pub type Id = [u8; 36];
@@ -19,27 +25,38 @@ const SMALL: usize = 128 * 1024;
 
 const BUFFER: usize = 256 * 1024;
 
+/// For answers with next to no body.
+const SMALL_BUFFER: usize = 1024;
+
 /// Where a server is.
 #[derive(Clone)]
 pub struct Place {
     address: SocketAddr,
     /// The path before `v1/`; begins and ends with `/`.
     base: String,
+    /// Who speaks TLS to it.
+    client: Option<Arc<ClientConfig>>,
 }
 
 impl Place {
     pub fn at(address: SocketAddr) -> Place {
-        Place { address, base: "/".to_owned() }
+        Place { address, base: "/".to_owned(), client: None }
     }
 
     /// Takes `http://host:port` with or without a path.
     pub fn parse(url: &str) -> Result<Place> {
-        let rest = url.strip_prefix("http://").ok_or(format!("{url}: not an http:// URL"))?;
+        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        let rest = rest.ok_or(format!("{url}: not an http:// URL"))?;
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
         let mut addresses = host.to_socket_addrs().map_err(|error| format!("{url}: {error}"))?;
         let address = addresses.next().ok_or(format!("{url}: no address"))?;
         let slash = if path.is_empty() || path.ends_with('/') { "" } else { "/" };
-        Ok(Place { address, base: format!("/{path}{slash}") })
+        Ok(Place { address, base: format!("/{path}{slash}"), client: None })
+    }
+
+    /// The same over TLS.
+    pub fn trusting(self, client: Arc<ClientConfig>) -> Place {
+        Place { client: Some(client), ..self }
     }
 }
 
@@ -137,26 +154,60 @@ impl Answer {
 
 /// One kept-alive connection.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     buffer: Vec<u8>,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Secure(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(stream) => stream.read(buffer).await,
+            Stream::Secure(stream) => stream.read(buffer).await,
+        }
+    }
+
+    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Stream::Plain(stream) => stream.write_all(bytes).await,
+            Stream::Secure(stream) => {
+                stream.write_all(bytes).await?;
+                stream.flush().await
+            }
+        }
+    }
 }
 
 impl Connection {
     pub async fn open(place: &Place) -> Result<Connection> {
-        Connection::open_with(place, vec![0; BUFFER]).await
+        Connection::open_with(place, None, vec![0; BUFFER]).await
+    }
+
+    /// From this address, for small answers: where there are many, each has little memory.
+    pub async fn open_from(place: &Place, source: Ipv4Addr) -> Result<Connection> {
+        Connection::open_with(place, Some(source), vec![0; SMALL_BUFFER]).await
     }
 
     /// The same to the same place, on a new connection.
     pub async fn again(self, place: &Place) -> Result<Connection> {
         drop(self.stream);
-        Connection::open_with(place, self.buffer).await
+        Connection::open_with(place, None, self.buffer).await
     }
 
-    async fn open_with(place: &Place, buffer: Vec<u8>) -> Result<Connection> {
+    async fn open_with(place: &Place, source: Option<Ipv4Addr>, buffer: Vec<u8>) -> Result<Connection> {
         let fail = |error| format!("connecting to {}: {error}", place.address);
-        let stream = TcpStream::connect(place.address).await.map_err(fail)?;
+        let stream = connect(place.address, source).await.map_err(fail)?;
         stream.set_nodelay(true).map_err(fail)?;
-        Ok(Connection { stream, buffer })
+        let Some(client) = &place.client else {
+            return Ok(Connection { stream: Stream::Plain(stream), buffer });
+        };
+        let name = ServerName::try_from(NAME).map_err(|error| error.to_string())?;
+        let stream = TlsConnector::from(client.clone()).connect(name, stream).await.map_err(fail)?;
+        Ok(Connection { stream: Stream::Secure(Box::new(stream)), buffer })
     }
 
     /// Sends a request and reads its answer, without keeping the body.
@@ -211,6 +262,13 @@ impl Connection {
             Err(error) => Err(format!("reading an answer: {error}")),
         }
     }
+}
+
+async fn connect(address: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<TcpStream> {
+    let Some(source) = source else { return TcpStream::connect(address).await };
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((source, 0).into())?;
+    socket.connect(address).await
 }
 
 fn head_end(bytes: &[u8]) -> Option<usize> {

@@ -51,6 +51,8 @@ pub struct Config {
     pub base_path: String,
     /// The URL that clients use, where the operator named it; ends with `/`.
     pub public_url: Option<String>,
+    /// The origins of web pages whose programs may use the server; `*` is every one.
+    pub cors_origins: Vec<String>,
     /// The proxies that are believed.
     pub trusted_proxies: Proxies,
     /// How they tell who is behind them.

@@ -98,6 +98,7 @@ fn blank() -> Config {
         unix: Unix { mode: 0, group: None },
         base_path: String::new(),
         public_url: None,
+        cors_origins: Vec::new(),
         trusted_proxies: Proxies::default(),
         real_address: RealAddress::default(),
         tls: Tls::default(),

@@ -36,6 +36,10 @@ static PROXIES: Kind =
 static NETWORKS: Kind =
     Kind { shape: Shape::List, ..kind("ADDRESS", "an address or a network such as 203.0.113.0/24") };
 static REAL_ADDRESS: Kind = kind("HEADER", "x-forwarded-for, forwarded or proxy-protocol");
+static ORIGINS: Kind = Kind {
+    shape: Shape::List,
+    ..kind("ORIGIN", "an origin such as https://tasks.example.org or http://localhost:8000, or *")
+};
 static URL_PATH: Kind = kind("PATH", "a path such as /tasks/");
 static URL: Kind = kind("URL", "a URL such as https://tasks.example.org/");
 static LEVELS: Kind = kind(
@@ -165,6 +169,19 @@ pub static TABLE: &[Setting] = &[
         doc: "The URL that clients use",
         long: "What the server prints for people who set up Taskwarrior. Needed where a proxy stands in front.",
         set: |config, text, _| put_some(&mut config.public_url, value::url(text)),
+        ..PLAIN
+    },
+    Setting {
+        key: "cors.origins",
+        section: NETWORK,
+        kind: &ORIGINS,
+        unset: "none",
+        example: "https://tasks.example.org",
+        doc: "The web pages whose programs may use the server, by their origins",
+        long: "For TaskChampion programs that run in a browser: no other page's program is let through to the answers \
+               by the browser. An origin is a scheme, a host, and the port where it is not the usual one. * is every \
+               page, also those that only this machine or its network can see.",
+        set: |config, text, _| push(&mut config.cors_origins, value::origin(text)),
         ..PLAIN
     },
     Setting {

@@ -190,6 +190,34 @@ const SHORTEST_RETENTION: u32 = 30;
 /// Days that versions are kept at most: a century.
 const LONGEST_RETENTION: u32 = 36_500;
 
+/// The origin of a web page, as browsers send it: `https://tasks.example.org`.
+pub fn origin(text: &str) -> Parsed<String> {
+    if text == "*" {
+        return Ok((text.to_owned(), text.to_owned()));
+    }
+    let Some((scheme, authority)) = text.split_once("://") else {
+        return Err("is no origin, which has a scheme and a host".to_owned());
+    };
+    let is_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    let is_authority = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+    if authority.contains('/') {
+        return Err("has a path or a slash at its end, which no origin has".to_owned());
+    }
+    let is_sound = !scheme.is_empty() && scheme.chars().all(is_scheme);
+    if !is_sound || authority.is_empty() || !authority.chars().all(is_authority) {
+        return Err("is no origin, which has a scheme, a host and perhaps a port".to_owned());
+    }
+    let origin = text.to_ascii_lowercase();
+    let usual = match scheme.to_ascii_lowercase().as_str() {
+        "https" => ":443",
+        "http" => ":80",
+        _ => "",
+    };
+    // Browsers leave it out.
+    let origin = origin.strip_suffix(usual).unwrap_or(&origin).to_owned();
+    Ok((origin.clone(), origin))
+}
+
 /// The mode of a socket's file: `660`, `0666`.
 pub fn mode(text: &str) -> Parsed<u32> {
     let is_octal = (3..=4).contains(&text.len()) && text.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
@@ -385,6 +413,33 @@ mod tests {
         assert_eq!(retention("30"), Ok((30, "30".to_owned())));
         for text in ["", "0", "29", "-1", "30d", "36501", "99999999999"] {
             retention(text).expect_err(text);
+        }
+    }
+
+    #[test]
+    fn an_origin_is_what_browsers_send() {
+        for (text, sent) in [
+            ("https://Tasks.Example.org", "https://tasks.example.org"),
+            ("https://tasks.example.org:443", "https://tasks.example.org"),
+            ("http://localhost:80", "http://localhost"),
+            ("http://localhost:8000", "http://localhost:8000"),
+            ("http://[::1]:8000", "http://[::1]:8000"),
+            ("capacitor://localhost", "capacitor://localhost"),
+            ("*", "*"),
+        ] {
+            assert_eq!(origin(text).expect(text).0, sent);
+        }
+        for text in [
+            "",
+            "null",
+            "tasks.example.org",
+            "https://",
+            "https://a/",
+            "https://a/b",
+            "https://*.a",
+            "https://a b",
+        ] {
+            origin(text).expect_err(text);
         }
     }
 

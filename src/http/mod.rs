@@ -27,7 +27,7 @@ use self::body::{Reading, Reply, Source};
 pub use self::connection::{Visit, say, soon_after};
 pub use self::crowd::Crowd;
 use self::forwarding::Forwarding;
-use self::line::{Line, Shown};
+use self::line::Line;
 use self::memory::{Memory, Reservation};
 pub use self::monitor::Look;
 use self::pace::Counts;
@@ -38,18 +38,17 @@ pub use self::seldom::Seldom;
 use self::sender::Sender;
 pub use self::side::{Certificate, Entrance, SideDoor};
 
-use self::wire::{Answer, Aside, Ask, Fetch, Problem, Upload};
+use self::wire::{Answer, Aside, Ask, Cors, Fetch, Problem, Upload};
 use crate::config::{Config, Limits};
 use crate::credential::Credential;
 use crate::metrics::{Metrics, Transaction};
 use crate::peer::{Peer, Trust};
 use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, VersionId, Write};
-use crate::storage::{Error, Kind};
 use crate::workers::{Failure, POURED, Pieces, Workers};
-use hyper::Response;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
+use hyper::{Method, Response};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,6 +86,7 @@ pub struct App {
     metrics: Arc<Metrics>,
     crowd: Arc<Crowd>,
     affairs: Look,
+    cors: Cors,
 }
 
 /// An answer and what the log says of its request.
@@ -127,6 +127,7 @@ impl App {
             side,
             crowd: Arc::default(),
             affairs,
+            cors: Cors::new(&config.cors_origins),
         }
     }
 
@@ -202,7 +203,10 @@ impl App {
             Ok(Ask::Upload(upload)) => self.upload(upload, sender, &mut source, &progress).await,
             Err(problem) => {
                 self.warn_of_prefix(&problem, path);
-                Answered::new(wire::problem(&problem), None)
+                let preflight = self.cors.preflight(&problem, &head.headers);
+                let preflight =
+                    preflight.filter(|_| head.method == Method::OPTIONS && entrance == Entrance::Main);
+                Answered::new(preflight.unwrap_or_else(|| wire::problem(&problem)), None)
             }
         };
         let answered = match wire::wants_credential(&answered.answer) {
@@ -210,6 +214,9 @@ impl App {
             false => answered,
         };
         let mut response = answered.answer;
+        if entrance == Entrance::Main {
+            self.cors.tell(&head.headers, response.headers_mut());
+        }
         if !source.is_read() {
             // What is left of the body would be taken for the next request.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -411,38 +418,5 @@ impl App {
 
     fn note(&self, client: ClientId, sender: &Sender) {
         self.workers.note(client, sender.credential.as_ref().map(Credential::name), sender.program);
-    }
-
-    /// What fails every request alike, a full disk for one, fills no log; each request has its own line
-    /// with its status.
-    fn warn_of_failure(&self, failure: &Failure, client: ClientId, path: &str) {
-        match failure {
-            Failure::Storage(error @ Error { kind: Kind::Full | Kind::Unavailable | Kind::Busy, .. }) => {
-                if self.troubles.is_due(Instant::now()) {
-                    log::error!(
-                        "{} failed for client {client:?}: {error}; said at most once a minute",
-                        Shown(path)
-                    );
-                }
-            }
-            Failure::Storage(error) => log::error!("{} failed for client {client:?}: {error}", Shown(path)),
-            Failure::Busy | Failure::Stopped => {
-                if self.delays.is_due(Instant::now()) {
-                    let reason = reason(failure);
-                    log::warn!(
-                        "{} was put off for client {client:?}: {reason}; said at most once a minute",
-                        Shown(path)
-                    );
-                }
-            }
-        }
-    }
-}
-
-fn reason(failure: &Failure) -> String {
-    match failure {
-        Failure::Busy => "too many requests wait for the database".to_owned(),
-        Failure::Stopped => "the server is stopping".to_owned(),
-        Failure::Storage(error) => error.message.clone(),
     }
 }

@@ -1,7 +1,8 @@
 //! What is told to whoever watches over the server, at a listener of its own.
 
+use super::App;
+use super::refused::reason;
 use super::wire::{self, Answer};
-use super::{App, reason};
 use crate::metrics::{self, Affairs, State};
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

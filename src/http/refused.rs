@@ -7,6 +7,8 @@ use super::{Answered, App, wire};
 use crate::http::wire::Problem;
 use crate::peer::{Peer, Source};
 use crate::protocol::{ClientId, Refusal};
+use crate::storage::{Error, Kind};
+use crate::workers::Failure;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -106,6 +108,31 @@ impl App {
         }
     }
 
+    /// What fails every request alike, a full disk for one, fills no log; each request has its own line
+    /// with its status.
+    pub(super) fn warn_of_failure(&self, failure: &Failure, client: ClientId, path: &str) {
+        match failure {
+            Failure::Storage(error @ Error { kind: Kind::Full | Kind::Unavailable | Kind::Busy, .. }) => {
+                if self.troubles.is_due(Instant::now()) {
+                    log::error!(
+                        "{} failed for client {client:?}: {error}; said at most once a minute",
+                        Shown(path)
+                    );
+                }
+            }
+            Failure::Storage(error) => log::error!("{} failed for client {client:?}: {error}", Shown(path)),
+            Failure::Busy | Failure::Stopped => {
+                if self.delays.is_due(Instant::now()) {
+                    let reason = reason(failure);
+                    log::warn!(
+                        "{} was put off for client {client:?}: {reason}; said at most once a minute",
+                        Shown(path)
+                    );
+                }
+            }
+        }
+    }
+
     fn warn_of_credential(&self, client: ClientId, brought: bool, peer: Peer) {
         let why = if !self.is_listed(client) {
             "it is not in the list of allowed clients, the option client_id"
@@ -145,4 +172,13 @@ pub fn warn_of_memory(client: ClientId) {
         "a request of client {client:?} was refused: no memory for its body became free in time; \
          if this happens often, raise the option body.memory"
     );
+}
+
+/// Why the workers did not carry something out, for the operator.
+pub fn reason(failure: &Failure) -> String {
+    match failure {
+        Failure::Busy => "too many requests wait for the database".to_owned(),
+        Failure::Stopped => "the server is stopping".to_owned(),
+        Failure::Storage(error) => error.message.clone(),
+    }
 }

@@ -3,6 +3,7 @@
 mod adds;
 mod operators;
 mod reads;
+mod secure;
 mod snapshots;
 
 use crate::Result;
@@ -168,6 +169,30 @@ pub const ALL: &[Measurement] = &[
         name: "first-syncs",
         about: "first requests of a client among 10 and among many (--clients)",
         run: reads::first_syncs,
+        yardstick: Yardstick::None,
+    },
+    Measurement {
+        name: "tls-handshakes",
+        about: "TLS 1.3 handshakes on new connections with one request each, 16 at once",
+        run: secure::handshakes,
+        yardstick: Yardstick::Bare(secure::bare_handshakes),
+    },
+    Measurement {
+        name: "tls-probes",
+        about: "requests over TLS that ask nothing of the database, on 16 connections",
+        run: secure::probes,
+        yardstick: Yardstick::Bare(secure::bare_requests),
+    },
+    Measurement {
+        name: "tls-polls",
+        about: "polls without news over TLS on 16 connections",
+        run: secure::polls,
+        yardstick: Yardstick::Bare(secure::bare_requests),
+    },
+    Measurement {
+        name: "tls-idle",
+        about: "memory with 10,000 idle TLS connections, and whole syncs on new ones meanwhile",
+        run: secure::idle,
         yardstick: Yardstick::None,
     },
     Measurement {

@@ -19,9 +19,9 @@ const CHALLENGE: HeaderValue =
 /// Seconds. Stock clients ignore it; proxies and people do not.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
 
-const VERSION_ID: HeaderName = HeaderName::from_static("x-version-id");
-const PARENT_VERSION_ID: HeaderName = HeaderName::from_static("x-parent-version-id");
-const SNAPSHOT_REQUEST: HeaderName = HeaderName::from_static("x-snapshot-request");
+pub(super) const VERSION_ID: HeaderName = HeaderName::from_static("x-version-id");
+pub(super) const PARENT_VERSION_ID: HeaderName = HeaderName::from_static("x-parent-version-id");
+pub(super) const SNAPSHOT_REQUEST: HeaderName = HeaderName::from_static("x-snapshot-request");
 
 /// What a connection gets, written without hyper, whose request's head is not complete in time.
 pub const HEAD_TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
@@ -230,7 +230,7 @@ fn stored(version: VersionId, media_type: &'static str, body: Vec<u8>) -> Answer
     answer
 }
 
-fn empty(status: StatusCode) -> Answer {
+pub(super) fn empty(status: StatusCode) -> Answer {
     let mut answer = Response::new(Vec::new());
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CACHE_CONTROL, NO_STORE);
