@@ -36,7 +36,8 @@ fn say(address: &str, words: &[u8]) -> Vec<u8> {
     heard
 }
 
-fn memory(server: &Server) -> usize {
+/// The most that a server had so far.
+pub fn memory(server: &Server) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("its status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
     line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
