@@ -7,7 +7,7 @@
 
 use crate::protocol::{ClientId, VersionId};
 use crate::storage::contents::in_order;
-use crate::storage::copying::{Carried, Copying, Holding, Note, Row, Segment};
+use crate::storage::copying::{Carried, Copying, Holding, Note, Row, Segment, With};
 use crate::storage::location::Database;
 use crate::storage::upkeep::{Chain, Link};
 use crate::storage::{Body, Error, Kind, Result, Storage};
@@ -104,11 +104,8 @@ pub fn run(copy: &Copy, watch: &mut dyn FnMut(Step)) -> Result<Copied> {
         if !is_same {
             copied.changed += 1;
         }
-        let (clients, versions) = if !is_same || copy.verifies_all {
-            copy.settle(id, is_same, &mut copied)?
-        } else {
-            extent_of(&there)
-        };
+        let (clients, versions) =
+            if !is_same || copy.verifies_all { copy.settle(here, &mut copied)? } else { extent_of(&there) };
         copied.clients += clients;
         copied.versions += versions;
         watch(Step { more: clients + versions, of });
@@ -123,6 +120,12 @@ pub fn run(copy: &Copy, watch: &mut dyn FnMut(Step)) -> Result<Copied> {
     }
     copy.target.finish_copy(copy.run, copy.source.measure()?.adopted)?;
     Ok(copied)
+}
+
+/// What tells one held snapshot from another; `None` without a client.
+fn snapshot_facts(holding: &Holding) -> Option<Option<(VersionId, i64, u64)>> {
+    let facts = |row: Row| row.snapshot.map(|(held, bytes)| (held.version, held.timestamp, bytes));
+    holding.client.map(facts)
 }
 
 fn extent_of(holding: &Holding) -> (u64, u64) {
@@ -176,11 +179,13 @@ enum Attempt {
 }
 
 impl Copy<'_> {
-    /// Makes what is under an ID the same, begun again while the source changes.
-    fn settle(&self, id: Uuid, is_same: bool, copied: &mut Copied) -> Result<(u64, u64)> {
-        let mut pause = PAUSE;
-        for attempt in 0..ATTEMPTS {
-            if let Attempt::Done(extent) = self.attempt(id, is_same && attempt == 0, copied)? {
+    /// Makes what is under an ID the same, begun again while the source changes. `here` is what the copy
+    /// has there.
+    fn settle(&self, here: Holding, copied: &mut Copied) -> Result<(u64, u64)> {
+        let (id, mut here, mut pause) = (here.id, Some(here), PAUSE);
+        for _ in 0..ATTEMPTS {
+            let known = here.take().map_or_else(|| self.target.holding(id), Ok)?;
+            if let Attempt::Done(extent) = self.attempt(&known, copied)? {
                 return Ok(extent);
             }
             std::thread::sleep(pause);
@@ -193,21 +198,23 @@ impl Copy<'_> {
         Err(Error::new(Kind::Other, message))
     }
 
-    fn attempt(&self, id: Uuid, is_same: bool, copied: &mut Copied) -> Result<Attempt> {
-        let Some(state) = State::of(self.source, id)? else { return Ok(Attempt::Changed) };
-        let is_same = is_same && self.target.holding(id)? == state.holding;
-        let client = ClientId::from(id);
+    fn attempt(&self, here: &Holding, copied: &mut Copied) -> Result<Attempt> {
+        let Some(state) = State::of(self.source, here.id)? else { return Ok(Attempt::Changed) };
+        let client = ClientId::from(here.id);
         let mut missing: HashSet<VersionId> = HashSet::new();
         let mut with_snapshot = self.verifies_all;
-        if !is_same {
-            let known: HashSet<Link> = self.target.chain(client)?.links.into_iter().collect();
+        if *here != state.holding {
+            let known: HashSet<Link> = match here.versions {
+                0 => HashSet::new(),
+                _ => self.target.chain(client)?.links.into_iter().collect(),
+            };
             missing =
                 state.links.iter().filter(|link| !known.contains(link)).map(|link| link.version).collect();
             copied.removed += self.remove(client, &state.links, &known)?;
-            let Some(()) = self.carry(client, &state.links, &missing, copied)? else {
+            let Some(last) = self.carry(client, &state.links, &missing, copied)? else {
                 return Ok(Attempt::Changed);
             };
-            match self.put_rest(&state.holding, copied)? {
+            match self.put_rest(here, &state.holding, last, copied)? {
                 Some(carried) => with_snapshot |= carried,
                 None => return Ok(Attempt::Changed),
             }
@@ -232,42 +239,59 @@ impl Copy<'_> {
         Ok(surplus.len() as u64)
     }
 
-    /// Carries versions in their order; `None` where one of them has gone from the source.
+    /// Carries versions in their order, up to the last few, which it returns; `None` where one of them has
+    /// gone from the source.
     fn carry(
         &self,
         client: ClientId,
         links: &[Link],
         missing: &HashSet<VersionId>,
         copied: &mut Copied,
-    ) -> Result<Option<()>> {
+    ) -> Result<Option<Vec<Segment>>> {
         let links: Vec<Link> = links.iter().filter(|link| missing.contains(&link.version)).copied().collect();
+        let mut last = Vec::new();
         for batch in batches(&links) {
-            let Some(segments) = segments(self.source, client, batch)? else { return Ok(None) };
-            self.target.put_versions(self.run, client, &segments)?;
-            copied.carried += segments.len() as u64;
-            copied.bytes += segments.iter().map(|segment| segment.bytes.len() as u64).sum::<u64>();
+            if !last.is_empty() {
+                self.target.put_versions(self.run, client, &last)?;
+                // One batch is in memory at a time.
+                last.clear();
+            }
+            last = match segments(self.source, client, batch)? {
+                Some(segments) => segments,
+                None => return Ok(None),
+            };
+            copied.carried += last.len() as u64;
+            copied.bytes += last.iter().map(|segment| segment.bytes.len() as u64).sum::<u64>();
         }
-        Ok(Some(()))
+        Ok(Some(last))
     }
 
-    /// Puts everything but the versions in its place; returns whether the snapshot was among it, `None`
-    /// where the source has another by now.
-    fn put_rest(&self, holding: &Holding, copied: &mut Copied) -> Result<Option<bool>> {
-        if self.has_snapshot(holding)? {
-            return self.target.put_holding(self.run, holding, Carried::Same).map(|()| Some(false));
+    /// Puts everything else in its place, with the last versions; returns whether the snapshot was among
+    /// it, `None` where the source has another by now.
+    fn put_rest(
+        &self,
+        here: &Holding,
+        holding: &Holding,
+        mut last: Vec<Segment>,
+        copied: &mut Copied,
+    ) -> Result<Option<bool>> {
+        let is_new = *here == Holding::none(here.id);
+        let put = |versions: &[Segment], snapshot| {
+            self.target.put_holding(self.run, holding, With { versions, snapshot, is_new })
+        };
+        if !is_new && snapshot_facts(here) == snapshot_facts(holding) {
+            return put(&last, Carried::Same).map(|()| Some(false));
+        }
+        // Never two large bodies at once.
+        let held_bytes = holding.client.and_then(|row| row.snapshot).map_or(0, |(_, bytes)| bytes);
+        if held_bytes > BYTES && !last.is_empty() {
+            self.target.put_versions(self.run, holding.id.into(), &last)?;
+            last.clear();
         }
         let Some(held) = snapshot_of(self.source, holding)? else { return Ok(None) };
         copied.bytes += held.as_ref().map_or(0, |held| held.len() as u64);
-        self.target.put_holding(self.run, holding, Carried::Other(held.as_deref()))?;
+        put(&last, Carried::Other(held.as_deref()))?;
         Ok(Some(held.is_some()))
-    }
-
-    /// Whether the copy holds the snapshot that the source holds, or neither holds one.
-    fn has_snapshot(&self, wanted: &Holding) -> Result<bool> {
-        let facts = |row: Option<Row>| {
-            row.map(|row| row.snapshot.map(|(held, bytes)| (held.version, held.timestamp, bytes)))
-        };
-        Ok(facts(self.target.holding(wanted.id)?.client) == facts(wanted.client))
     }
 
     /// Compares bytes in both databases; `None` where the source has something else by now.

@@ -48,9 +48,9 @@ pub trait Copying: Send + Sync {
     /// Removes versions.
     fn remove_versions(&self, run: Uuid, client: ClientId, versions: &[VersionId]) -> Result<()>;
 
-    /// Puts everything else that is kept under an ID in the place of what is there. There must be as many
-    /// versions as it says, or nothing is done.
-    fn put_holding(&self, run: Uuid, holding: &Holding, snapshot: Carried<'_>) -> Result<()>;
+    /// Puts everything else that is kept under an ID in the place of what is there. With the versions that
+    /// are given there must be as many as it says, or nothing is done.
+    fn put_holding(&self, run: Uuid, holding: &Holding, with: With<'_>) -> Result<()>;
 
     /// Notes that the copy is whole, and when the original was taken over, in seconds since 1970.
     fn finish_copy(&self, run: Uuid, adopted: i64) -> Result<()>;
@@ -121,6 +121,17 @@ pub struct Segment {
     pub parent: VersionId,
     /// Its history segment.
     pub bytes: Vec<u8>,
+}
+
+/// What comes along with what is kept under an ID.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct With<'b> {
+    /// The last versions that are missing.
+    pub versions: &'b [Segment],
+    /// What becomes of the snapshot.
+    pub snapshot: Carried<'b>,
+    /// Whether nothing is there that must go first.
+    pub is_new: bool,
 }
 
 /// What becomes of the snapshot that a copy holds.

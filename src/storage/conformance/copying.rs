@@ -5,7 +5,7 @@ use super::{NIL, add, added, client, set_snapshot, version, with_chain};
 use crate::credential::Hash;
 use crate::protocol::{ClientId, State, VersionId};
 use crate::storage::contents::{Client, Record, Version};
-use crate::storage::copying::{Carried, Holding, Note, Segment};
+use crate::storage::copying::{Carried, Holding, Note, Segment, With};
 use crate::storage::location::Database;
 use crate::storage::registry::{Event, Portion, Registry, Removal};
 use crate::storage::{Noted, Storage};
@@ -34,6 +34,9 @@ const CASES: &[Case] = &[
     ("a database with data of its own is no target, nor is the copy of another", refused),
     ("bytes that differ under the same ID are found", damaged),
 ];
+
+/// No more than what a holding says itself.
+const EMPTY: With = With { versions: &[], snapshot: Carried::Other(None), is_new: false };
 
 /// One run, as the verb makes it.
 fn copy(source: &dyn Database, target: &dyn Database) -> Result<Copied, Obstacle> {
@@ -257,7 +260,7 @@ fn superseded(one: &dyn Database, other: &dyn Database) {
         };
         told(other.put_versions(run, client, std::slice::from_ref(&segment)));
         told(other.remove_versions(run, client, &chain));
-        told(other.put_holding(run, &holding, Carried::Other(None)));
+        told(other.put_holding(run, &holding, EMPTY));
         told(other.finish_copy(run, 1));
     };
     refuses(finished);
@@ -267,7 +270,7 @@ fn superseded(one: &dyn Database, other: &dyn Database) {
     refuses(finished);
     refuses(Uuid::now_v7());
     let wrong = Holding { versions: 7, ..holding.clone() };
-    other.put_holding(note.run, &wrong, Carried::Other(None)).expect_err("there are not as many");
+    other.put_holding(note.run, &wrong, EMPTY).expect_err("there are not as many");
     assert_eq!(sorted(other), before);
 }
 

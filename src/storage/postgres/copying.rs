@@ -6,7 +6,7 @@ use super::txn::{Txn, id, snapshot_of, state, value, version};
 use super::{Address, Habits, Postgres, READ, WRITE, bodies, prepare, schema};
 use crate::protocol::{ClientId, Snapshot, VersionId};
 use crate::storage::contents::{self, Decision, LastUse};
-use crate::storage::copying::{Carried, Copying, Device, Holding, Note, Row, SUPERSEDED, Segment};
+use crate::storage::copying::{Carried, Copying, Device, Holding, Note, Row, SUPERSEDED, Segment, With};
 use crate::storage::registry::Writer as _;
 use crate::storage::{Error, Kind, Result};
 use std::collections::BTreeMap;
@@ -124,28 +124,7 @@ impl Copying for Postgres {
     fn put_versions(&self, run: Uuid, client: ClientId, versions: &[Segment]) -> Result<()> {
         self.on_link(Some(WRITE), |txn| {
             txn.still_runs(run)?;
-            let (large, small): (Vec<_>, Vec<_>) =
-                versions.iter().partition(|version| version.bytes.len() > bodies::INLINE);
-            let ids: Vec<Uuid> = small.iter().map(|version| version.id.uuid()).collect();
-            let parents: Vec<Uuid> = small.iter().map(|version| version.parent.uuid()).collect();
-            let segments: Vec<&[u8]> = small.iter().map(|version| &version.bytes[..]).collect();
-            txn.ask(
-                WRITING,
-                "INSERT INTO versions (client_id, version_id, parent_version_id, history_segment)
-                 SELECT $1, v.version_id, v.parent_version_id, v.history_segment
-                 FROM unnest($2, $3, $4) v (version_id, parent_version_id, history_segment)",
-                &[
-                    id(&client.uuid()),
-                    (&ids, Type::UUID_ARRAY),
-                    (&parents, Type::UUID_ARRAY),
-                    (&segments, Type::BYTEA_ARRAY),
-                ],
-            )?;
-            for version in large {
-                txn.insert_in_parts(WRITING, client, version.id, version.parent, &version.bytes)?;
-                txn.forget_parts(WRITING, client)?;
-            }
-            Ok(())
+            txn.insert_versions(client, versions)
         })
     }
 
@@ -157,11 +136,12 @@ impl Copying for Postgres {
         })
     }
 
-    fn put_holding(&self, run: Uuid, holding: &Holding, snapshot: Carried<'_>) -> Result<()> {
+    fn put_holding(&self, run: Uuid, holding: &Holding, with: With<'_>) -> Result<()> {
         self.on_link(Some(WRITE), |txn| {
             txn.still_runs(run)?;
-            txn.put_row(holding, snapshot)?;
-            txn.put_beside(holding)?;
+            txn.insert_versions(holding.id.into(), with.versions)?;
+            txn.put_row(holding, with)?;
+            txn.put_beside(holding, with.is_new)?;
             let sql = "SELECT count(*) FROM versions WHERE client_id = $1";
             let rows = txn.ask(WRITING, sql, &[id(&holding.id)])?;
             let count = rows.first().map(|row| value::<i64>(row, 0)).transpose();
@@ -381,13 +361,39 @@ impl Txn<'_> {
         Ok(())
     }
 
-    fn put_row(&mut self, holding: &Holding, snapshot: Carried<'_>) -> Result<()> {
+    fn insert_versions(&mut self, client: ClientId, versions: &[Segment]) -> Result<()> {
+        let (large, small): (Vec<_>, Vec<_>) =
+            versions.iter().partition(|version| version.bytes.len() > bodies::INLINE);
+        let ids: Vec<Uuid> = small.iter().map(|version| version.id.uuid()).collect();
+        let parents: Vec<Uuid> = small.iter().map(|version| version.parent.uuid()).collect();
+        let segments: Vec<&[u8]> = small.iter().map(|version| &version.bytes[..]).collect();
+        if !small.is_empty() {
+            self.ask(
+                WRITING,
+                "INSERT INTO versions (client_id, version_id, parent_version_id, history_segment)
+                 SELECT $1, v.version_id, v.parent_version_id, v.history_segment
+                 FROM unnest($2, $3, $4) v (version_id, parent_version_id, history_segment)",
+                &[
+                    id(&client.uuid()),
+                    (&ids, Type::UUID_ARRAY),
+                    (&parents, Type::UUID_ARRAY),
+                    (&segments, Type::BYTEA_ARRAY),
+                ],
+            )?;
+        }
+        for version in large {
+            self.insert_in_parts(WRITING, client, version.id, version.parent, &version.bytes)?;
+            self.forget_parts(WRITING, client)?;
+        }
+        Ok(())
+    }
+
+    fn put_row(&mut self, holding: &Holding, with: With<'_>) -> Result<()> {
+        const GONE: &str = "DELETE FROM clients WHERE client_id = $1";
         let Some(row) = &holding.client else {
-            return self
-                .ask(WRITING, "DELETE FROM clients WHERE client_id = $1", &[id(&holding.id)])
-                .map(|_| ());
+            return self.ask(WRITING, GONE, &[id(&holding.id)]).map(|_| ());
         };
-        match snapshot {
+        match with.snapshot {
             Carried::Same => {
                 let since = row.snapshot.map(|(snapshot, _)| snapshot.versions_since);
                 let since = since.map(|since| i32::try_from(since).unwrap_or(i32::MAX));
@@ -400,7 +406,9 @@ impl Txn<'_> {
                 self.one_row(WRITING, &moved)
             }
             Carried::Other(bytes) => {
-                self.ask(WRITING, "DELETE FROM clients WHERE client_id = $1", &[id(&holding.id)])?;
+                if !with.is_new {
+                    self.ask(WRITING, GONE, &[id(&holding.id)])?;
+                }
                 let snapshot = row.snapshot.map(|(snapshot, _)| snapshot).zip(bytes);
                 let (client, latest) = (holding.id.into(), row.latest);
                 self.put_client(&contents::Client { client, latest, snapshot })
@@ -408,17 +416,19 @@ impl Txn<'_> {
         }
     }
 
-    fn put_beside(&mut self, holding: &Holding) -> Result<()> {
+    fn put_beside(&mut self, holding: &Holding, is_new: bool) -> Result<()> {
         let client = ClientId::from(holding.id);
-        self.forget(client)?;
-        self.ask(WRITING, "DELETE FROM sync_server_audit WHERE client_id = $1", &[id(&holding.id)])?;
+        if !is_new {
+            self.forget(client)?;
+            let sql = "DELETE FROM sync_server_audit WHERE client_id = $1";
+            self.ask(WRITING, sql, &[id(&holding.id)])?;
+        }
         if let Some(decision) = &holding.decision {
-            // Another client that had it before has another one by now, which comes in its turn.
-            self.ask(
-                WRITING,
-                "UPDATE sync_server_clients SET label = NULL WHERE label = $1",
-                &[(&decision.label, Type::TEXT)],
-            )?;
+            if let Some(label) = &decision.label {
+                // Another client that had it before has another one by now, which comes in its turn.
+                let sql = "UPDATE sync_server_clients SET label = NULL WHERE label = $1";
+                self.ask(WRITING, sql, &[(label, Type::TEXT)])?;
+            }
             self.put_decision(decision)?;
         }
         for device in &holding.devices {

@@ -8,7 +8,7 @@ use super::upkeep::ID;
 use super::{FILE_NAME, Open, Sqlite, open_writer, sizes};
 use crate::protocol::{ClientId, Snapshot, VersionId};
 use crate::storage::contents::{self, Decision, LastUse};
-use crate::storage::copying::{Carried, Copying, Device, Holding, Note, Row, SUPERSEDED, Segment};
+use crate::storage::copying::{Carried, Copying, Device, Holding, Note, Row, SUPERSEDED, Segment, With};
 use crate::storage::schema::{PLAIN_INDEX, UNIQUE_INDEX};
 use crate::storage::{Body, Error, Kind, Result, Storage};
 use rusqlite::{MAIN_DB, OptionalExtension, params};
@@ -107,12 +107,7 @@ impl Copying for Sqlite {
     }
 
     fn put_versions(&self, run: Uuid, client: ClientId, versions: &[Segment]) -> Result<()> {
-        self.running(run, |txn| {
-            versions.iter().try_for_each(|version| {
-                let Segment { id, parent, bytes } = version;
-                txn.put_version(&contents::Version { client, id: *id, parent: *parent, segment: bytes })
-            })
-        })?;
+        self.running(run, |txn| txn.insert_versions(client, versions))?;
         self.rest()
     }
 
@@ -130,10 +125,10 @@ impl Copying for Sqlite {
         self.rest()
     }
 
-    fn put_holding(&self, run: Uuid, holding: &Holding, snapshot: Carried<'_>) -> Result<()> {
+    fn put_holding(&self, run: Uuid, holding: &Holding, with: With<'_>) -> Result<()> {
         self.on_writer(|txn| {
             txn.still_runs(run)?;
-            let count = txn.put_holding(holding, snapshot).context(WRITING, txn.path)?;
+            let count = txn.put_holding(holding, with).context(WRITING, txn.path)?;
             if count == holding.versions {
                 return Ok(());
             }
@@ -370,10 +365,19 @@ impl Txn<'_> {
         Ok(())
     }
 
-    /// Returns how many versions there are.
-    fn put_holding(&self, holding: &Holding, snapshot: Carried<'_>) -> rusqlite::Result<u64> {
+    fn insert_versions(&self, client: ClientId, versions: &[Segment]) -> rusqlite::Result<()> {
+        versions.iter().try_for_each(|version| {
+            let Segment { id, parent, bytes } = version;
+            self.put_version(&contents::Version { client, id: *id, parent: *parent, segment: bytes })
+        })
+    }
+
+    /// Returns how many versions there are. That all is new makes no difference: here nothing waits for
+    /// answers.
+    fn put_holding(&self, holding: &Holding, with: With<'_>) -> rusqlite::Result<u64> {
         let (client, id) = (ClientId::from(holding.id), Text::of(holding.id));
-        match (&holding.client, snapshot) {
+        self.insert_versions(client, with.versions)?;
+        match (&holding.client, with.snapshot) {
             (Some(row), Carried::Same) => self.move_row(&id, row)?,
             (row, snapshot) => {
                 self.statement("DELETE FROM clients WHERE client_id = ?1")?.execute([&id])?;
