@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::protocol::{ClientId, Outcome, Read, Request, VersionId, Write};
 use crate::service::{self, Policy};
 use crate::storage::{Error, Kind, Manner, Result, Storage};
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -27,11 +27,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-/// Jobs that may wait in each queue. Above it a caller gets [`Failure::Busy`].
+/// About so many jobs may wait in each queue. Above it a caller gets [`Failure::Busy`]. The queues grow
+/// with what waits, for one that held room for all would take megabytes of an idle server.
 const QUEUE: usize = 4096;
 
 /// Bodies of up to this many bytes are read where they are asked for.
-const HERE: usize = 16 * 1024;
+const HERE: usize = 128 * 1024;
 
 /// A read that takes longer has waited for the disk, or for its turn on a busy processor.
 const SLOW_READ: Duration = Duration::from_millis(1);
@@ -115,10 +116,10 @@ type LargeRead = (Job<Read>, Option<mpsc::UnboundedSender<Vec<u8>>>);
 impl Workers {
     /// Starts the threads.
     pub fn start(storage: Arc<dyn Storage>, policy: Policy) -> std::io::Result<(Workers, Threads)> {
-        let (reads, read_jobs) = bounded(QUEUE);
-        let (large_reads, large_jobs) = bounded(QUEUE);
-        let (writes, write_jobs) = bounded(QUEUE);
-        let (probes, probe_jobs) = bounded(QUEUE);
+        let (reads, read_jobs) = unbounded();
+        let (large_reads, large_jobs) = unbounded();
+        let (writes, write_jobs) = unbounded();
+        let (probes, probe_jobs) = unbounded();
         let manner = storage.manner();
         let here = Here {
             storage: storage.clone(),
@@ -236,12 +237,14 @@ impl Workers {
 
 impl Here {
     fn is_slow(&self) -> bool {
-        self.slow_until.load(Relaxed) > self.micros()
+        let until = self.slow_until.load(Relaxed);
+        // Without a look at the clock where it never was.
+        until > 0 && until > self.micros()
     }
 
     fn answer(&self, read: &Read, brought: Option<&Credential>) -> Result<Outcome> {
         let began = self.micros();
-        let run = || self.storage.reading(|reader| service::read(reader, &self.policy, read, brought));
+        let run = || self.storage.glancing(|reader| service::read(reader, &self.policy, read, brought));
         let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(panicked()));
         self.learn(began);
         outcome
@@ -294,12 +297,12 @@ async fn send<T, J>(
     brought: Option<Credential>,
     queued: impl FnOnce(Job<T>) -> J,
 ) -> std::result::Result<Outcome, Failure> {
-    let (reply, answer) = oneshot::channel();
-    match queue.try_send(queued(Job { request, brought, since: Instant::now(), reply })) {
-        Ok(()) => {}
-        Err(TrySendError::Full(_)) => return Err(Failure::Busy),
-        Err(TrySendError::Disconnected(_)) => return Err(Failure::Stopped),
+    if queue.len() >= QUEUE {
+        return Err(Failure::Busy);
     }
+    let (reply, answer) = oneshot::channel();
+    let job = queued(Job { request, brought, since: Instant::now(), reply });
+    queue.send(job).map_err(|_| Failure::Stopped)?;
     answer.await.map_err(|_| Failure::Stopped)?.map_err(Failure::Storage)
 }
 
