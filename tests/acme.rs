@@ -223,6 +223,9 @@ fn until_there_is_a_certificate_everyone_is_told_so() {
     assert_eq!(aside.request("GET", "/", &[], b"").status, 503);
     let check = program().arg("healthcheck").args(place.flags(&[])).output().expect("the program runs");
     assert!(check.status.success(), "a server that waits is well: {check:?}");
+    let doctor = String::from_utf8(place.admin(&["doctor"]).stdout).expect("text");
+    let told = doctor.lines().find(|line| line.contains("there is no certificate yet: ")).expect(&doctor);
+    assert!(told.contains("Connection refused") && told.contains("; the next attempt is at "), "{doctor}");
     let status = place.status();
     assert_eq!((&status["names"], &status["failures"]), (&Value::Null, &Value::from(1)));
     assert!(status["problem"].as_str().is_some_and(|why| why.contains("Connection refused")), "{status}");
@@ -237,6 +240,10 @@ fn until_there_is_a_certificate_everyone_is_told_so() {
     assert!(renewed.status.success(), "{renewed:?}");
     assert!(String::from_utf8_lossy(&renewed.stdout).contains("a new certificate for localhost"));
     assert!(shown(&place.listen, &place.pebble.client()).is_some());
+    let doctor = String::from_utf8(place.admin(&["doctor"]).stdout).expect("text");
+    let told =
+        doctor.lines().find(|line| line.contains("certificate for localhost, valid until ")).expect(&doctor);
+    assert!(told.contains("; to be renewed at "), "{doctor}");
     server.stop();
 }
 
@@ -323,6 +330,60 @@ fn what_cannot_be_read_is_got_anew() {
 }
 
 #[test]
+fn a_revoked_certificate_is_served_until_the_operator_has_another_got() {
+    let Some(place) = Place::new(LONG) else { return };
+    let server = place.start(&[]);
+    server.log().wait_for("a new certificate for localhost");
+    let client = place.pebble.client();
+    let revoked = shown(&place.listen, &client);
+    let pem = fs::read_to_string(place.file("certificate.pem")).expect("a file");
+    assert_eq!(place.pebble.revoke(&pem).0, 200);
+    let (status, said) = place.pebble.revoke(&pem);
+    assert!(status == 400 && said.contains("alreadyRevoked"), "{said}");
+    // Clients do not ask the authority, so it is better than none, and no reason to ask for one unbidden.
+    assert_eq!(shown(&place.listen, &client), revoked);
+    server.stop();
+    let server = place.start(&[]);
+    server.log().wait_for("certificate for localhost, valid until ");
+    assert_eq!(shown(&place.listen, &client), revoked);
+    assert_eq!(place.pebble.orders(), 1);
+    let renewed = place.admin(&["cert", "renew"]);
+    assert!(renewed.status.success(), "{renewed:?}");
+    let new = shown(&place.listen, &client);
+    assert!(new.is_some() && new != revoked);
+    server.stop();
+}
+
+#[test]
+fn a_place_where_nothing_can_be_kept_is_told_and_asks_no_oftener() {
+    let Some(place) = Place::new(LONG) else { return };
+    let server = place.start(&["--acme-retry=1h"]);
+    server.log().wait_for("a new certificate for localhost");
+    server.stop();
+    // Root can read whatever has a mode, but no directory as a file.
+    let kept = place.file("certificate.pem");
+    fs::remove_file(&kept).expect("a file");
+    fs::create_dir_all(kept.join("x")).expect("a directory");
+    let server = place.start(&["--acme-retry=1h"]);
+    let line = server.log().wait_for("the certificate that was kept cannot be used: cannot read ");
+    assert!(line.contains("certificate.pem") && line.contains("another will be got"), "{line}");
+    let renewed = place.admin(&["cert", "renew"]);
+    assert!(renewed.status.success(), "{renewed:?}");
+    let line =
+        server.log().wait_for("the new certificate is served and will be lost when the server stops: ");
+    assert!(line.contains("cannot write ") && line.contains("certificate.pem"), "{line}");
+    assert!(shown(&place.listen, &place.pebble.client()).is_some());
+    server.stop();
+    let orders = place.pebble.orders();
+    for _ in 0..3 {
+        let mut server = place.start(&["--acme-retry=1h"]);
+        server.log().wait_for("the next attempt is at ");
+        server.kill();
+    }
+    assert_eq!(place.pebble.orders(), orders, "an authority's allowance is not burnt");
+}
+
+#[test]
 fn a_certificate_is_tried_out_and_thrown_away() {
     let Some(place) = Place::new(LONG) else { return };
     let server = place.start(&[]);
@@ -361,10 +422,19 @@ fn trusting(root: &Path, place: &Place, account: &Account) -> Taskwarrior {
 }
 
 #[test]
-fn real_clients_sync_on_while_certificates_come_and_go() {
+fn real_clients_sync_on_while_certificates_come_and_go_by_tls_alpn_01() {
+    sync_on_while_certificates_come_and_go("tls-alpn-01");
+}
+
+#[test]
+fn real_clients_sync_on_while_certificates_come_and_go_by_http_01() {
+    sync_on_while_certificates_come_and_go("http-01");
+}
+
+fn sync_on_while_certificates_come_and_go(challenge: &str) {
     let Some(task) = taskwarrior::program() else { return };
     let Some(place) = Place::new(15) else { return };
-    let server = place.start(&["--acme-retry=1s"]);
+    let server = place.start(&["--acme-retry=1s", &format!("--acme-challenge={challenge}")]);
     server.log().wait_for("a new certificate for localhost");
     let account = account(&place);
     let mut device = trusting(&task, &place, &account);
@@ -374,7 +444,9 @@ fn real_clients_sync_on_while_certificates_come_and_go() {
         let syncing = scope.spawn(|| sync_until(&stop, &mut device));
         eventually(server.log(), "renewed three times", || {
             assert!(is_served(&mut kept), "a connection outlives the certificate");
-            let renewals = server.log().text().matches("a new certificate for").count();
+            let log = server.log().text();
+            let is_renewal = |line: &&str| line.contains("a new certificate for") && line.contains(challenge);
+            let renewals = log.lines().filter(is_renewal).count();
             (renewals >= 4 || syncing.is_finished()).then_some(())
         });
         stop.store(true, Ordering::Relaxed);

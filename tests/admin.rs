@@ -1,6 +1,6 @@
 //! The operator's verbs, with the server running and stopped, and what they do to real clients.
 
-use crate::util::{NIL, Replica, SEGMENT, SNAPSHOT, Server, program};
+use crate::util::{NIL, Replica, SEGMENT, SNAPSHOT, Server, program_on};
 use serde_json::Value;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -21,7 +21,7 @@ pub fn admin(dir: &Path, args: &[&str]) -> Output {
 }
 
 pub fn command(dir: &Path, args: &[&str]) -> Command {
-    let mut command = program();
+    let mut command = program_on(dir);
     command.arg("admin").args(args).arg("--data-dir").arg(dir);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command

@@ -60,13 +60,16 @@ impl Account {
 /// Two replicas share their tasks by a server, whatever stands in front of it.
 pub fn two_devices_agree_at(url: &str) {
     let account = Account { url: url.to_owned(), client: Uuid::new_v4(), secret: "correct horse".to_owned() };
-    let (mut first, mut second) = (NewGeneration::new(&account), NewGeneration::new(&account));
+    two_devices_agree(&mut NewGeneration::new(&account), &mut NewGeneration::new(&account));
+}
+
+/// The same with these devices.
+pub fn two_devices_agree(first: &mut dyn Device, second: &mut dyn Device) {
     for round in 0..3 {
         first.add(&format!("of the first, {round}"));
         second.add(&format!("of the second, {round}"));
-        for device in [&mut first, &mut second] {
-            device.sync(false).expect("a sync succeeds");
-        }
+        first.sync(false).expect("a sync succeeds");
+        second.sync(false).expect("a sync succeeds");
     }
     first.sync(false).expect("a sync succeeds");
     assert_eq!(first.tasks(), second.tasks());

@@ -1,6 +1,7 @@
 //! What whoever watches over the server is told, at a listener of its own.
 
-use crate::util::{Connection, NIL, PATIENCE, Replica, Response, Server};
+use crate::tls::{Authority, ask, secure};
+use crate::util::{Connection, NIL, PATIENCE, Replica, Response, SEGMENT, Server};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -106,9 +107,16 @@ fn a_backup_that_failed_is_told_by_readyz_verbose_and_by_the_numbers() {
 fn every_metric_of_the_dashboard_exists() {
     let dir = tempfile::tempdir().expect("a directory");
     let place = dir.path().join("backups");
-    let (server, address) =
-        start(&["--backup-dir", place.to_str().expect("plain text"), "--backup-interval", "1h"]);
-    assert_eq!(Replica::of_new_client(&server).add_version(NIL, b"segment").status, 200);
+    let authority = Authority::new();
+    authority.write_pair("cert.pem", "key.pem");
+    let [cert, key] = authority.flags();
+    let place = place.to_str().expect("plain text");
+    let args = ["--backup-dir", place, "--backup-interval", "1h", &cert, &key];
+    let (server, address) = start(&args);
+    let mut stream = secure(&server, authority.client());
+    let headers = format!("X-Client-Id: {}\r\nContent-Type: {SEGMENT}\r\n", uuid::Uuid::new_v4());
+    let added = ask(&mut stream, &format!("POST /v1/client/add-version/{NIL}"), &headers, "segment");
+    assert_eq!(added.expect("an answer").0, 200);
     let page = get(&address, "/metrics").text();
     let dashboard = include_str!("../packaging/grafana/sync-server.json");
     serde_json::from_str::<serde_json::Value>(dashboard).expect("JSON");

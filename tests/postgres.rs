@@ -1,6 +1,7 @@
 //! The server on Postgres: one instance and several, whatever happens to them and to the database.
 
 mod adoption;
+mod bounds;
 pub mod cluster;
 mod config;
 mod copy;
@@ -52,10 +53,35 @@ static CLUSTERS: LazyLock<Mutex<HashMap<PathBuf, Cluster>>> = LazyLock::new(Mute
 
 /// A database that stands for a data directory.
 pub fn connection_for(data_dir: &Path) -> String {
+    on_cluster_for(data_dir, |cluster| {
+        assert_eq!(cluster.idle_in_transaction(), "", "transactions were left open");
+        cluster.local(DATABASE)
+    })
+}
+
+/// What SQL gives in that database.
+pub fn sql_for(data_dir: &Path, sql: &str) -> String {
+    on_cluster_for(data_dir, |cluster| cluster.sql(DATABASE, sql))
+}
+
+fn on_cluster_for<T>(data_dir: &Path, work: impl FnOnce(&Cluster) -> T) -> T {
     let mut clusters = CLUSTERS.lock().expect("no test panics while it holds the clusters");
     let cluster = clusters.entry(data_dir.to_owned()).or_insert_with(|| {
-        Cluster::start(&[]).expect("SYNC_SERVER_TEST_POSTGRES is set, so there must be a Postgres")
+        let cluster = Cluster::start(&[]);
+        let cluster = cluster.expect("SYNC_SERVER_TEST_POSTGRES is set, so there must be a Postgres");
+        remove_afterwards(&cluster.data());
+        cluster
     });
-    assert_eq!(cluster.idle_in_transaction(), "", "transactions were left open");
-    cluster.local(DATABASE)
+    work(cluster)
+}
+
+/// What is static is never dropped: somebody else waits for the end of this process.
+fn remove_afterwards(data: &Path) {
+    let dir = data.parent().expect("the cluster's directory");
+    let mut command = Command::new("sh");
+    command.args(["-c", "cat; sleep 1; rm -rf \"$0\""]).arg(dir);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("there is a shell");
+    std::mem::forget(child.stdin.take());
+    std::thread::spawn(move || child.wait());
 }

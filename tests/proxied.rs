@@ -1,7 +1,11 @@
 //! Who is at the other end where a proxy stands between: whom it names, and whether it is believed.
 
+use crate::tls::{Authority, ask, shake_hands, shake_hands_on};
 use crate::util::{Connection, NIL, Server, program};
+use std::io::Write;
+use std::net::TcpStream;
 use std::process::Command;
+use std::sync::Arc;
 
 const CLIENT: &str = "711d5cf3-0cf0-4eb8-9eca-6f7f220638c0";
 
@@ -80,6 +84,43 @@ fn the_proxy_protocol_is_read_from_trusted_peers_in_both_versions() {
             assert!(seen.starts_with(expected), "{seen}");
         }
     }
+}
+
+#[test]
+fn the_proxy_protocol_comes_before_tls() {
+    let authority = Authority::new();
+    authority.write_pair("cert.pem", "key.pem");
+    let server = authority.start(&["--trusted-proxies", "127.0.0.1", "--real-address", "proxy-protocol"]);
+    let client = Arc::new(authority.client());
+    let binary = [
+        &b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f"[..],
+        &[203, 0, 113, 9, 192, 0, 2, 1, 0xdc, 0x04, 1, 0xbb],
+        // An extension that nobody asked for.
+        &[0x04, 0, 0],
+    ]
+    .concat();
+    for (header, expected) in [
+        (&b"PROXY TCP4 203.0.113.7 192.0.2.1 56324 443\r\n"[..], "203.0.113.7:56324"),
+        (b"PROXY TCP6 2001:db8::7 2001:db8::1 56324 443\r\n", "[2001:db8::7]:56324"),
+        (&binary, "203.0.113.9:56324"),
+    ] {
+        let mut socket = TcpStream::connect(&server.address).expect("a connection");
+        socket.write_all(header).expect("it is taken");
+        let mut stream = shake_hands_on(socket, &client).expect("a handshake");
+        let path = format!("/{}", uuid::Uuid::new_v4());
+        assert_eq!(ask(&mut stream, &format!("GET {path}"), "", "").expect("an answer").0, 404);
+        assert_eq!(peer_of(&server, &path), expected);
+    }
+    // Within TLS it is no header any more, and without it there is no handshake.
+    let mut socket = TcpStream::connect(&server.address).expect("a connection");
+    socket.write_all(b"PROXY UNKNOWN\r\n").expect("it is taken");
+    let mut stream = shake_hands_on(socket, &client).expect("a handshake");
+    let (status, _) = ask(&mut stream, "PROXY TCP4 6.6.6.6 6.6.6.6 1 1\r\nGET /", "", "").expect("an answer");
+    assert_eq!(status, 400);
+    shake_hands(&server.address, &client).map(drop).expect_err("the header is missing");
+    let line = server.log().wait_for("does not begin with a header of the PROXY protocol");
+    assert!(line.contains("127.0.0.1:"), "{line}");
+    assert!(!server.log().text().contains("6.6.6.6"));
 }
 
 #[test]

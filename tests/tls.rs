@@ -1,5 +1,7 @@
 //! TLS with the operator's own certificate, on the real program, with a raw client.
 
+use crate::clients::taskwarrior::{self, Taskwarrior};
+use crate::clients::{Account, Device, two_devices_agree};
 use crate::util::{Connection, NIL, PATIENCE, SEGMENT, Server, program};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -110,7 +112,11 @@ pub fn write(path: &Path, text: &str, mode: u32) {
 pub type Secure = StreamOwned<ClientConnection, TcpStream>;
 
 pub fn shake_hands(address: &str, client: &Arc<ClientConfig>) -> io::Result<Secure> {
-    let socket = TcpStream::connect(address)?;
+    shake_hands_on(TcpStream::connect(address)?, client)
+}
+
+/// The same on a connection on which something else was said before.
+pub fn shake_hands_on(socket: TcpStream, client: &Arc<ClientConfig>) -> io::Result<Secure> {
     socket.set_read_timeout(Some(PATIENCE))?;
     let name = ServerName::try_from("localhost").expect("a name");
     let session = ClientConnection::new(client.clone(), name).expect("a client");
@@ -312,7 +318,7 @@ fn exactly_the_sound_cipher_suites_are_spoken() {
 }
 
 /// The first message of a client that speaks nothing newer than TLS 1.0 (1), 1.1 (2) or 1.2 (3).
-fn hello(minor: u8) -> Vec<u8> {
+pub fn hello(minor: u8) -> Vec<u8> {
     // ECDHE-ECDSA with AES-128, as TLS 1.2 has it (GCM) and as TLS 1.0 has it (CBC).
     hello_with(minor, &[0xc0, 0x2b, 0xc0, 0x09])
 }
@@ -569,6 +575,26 @@ fn http_at_the_tls_door_is_told_so() {
     assert!(line.contains("127.0.0.1:") && line.contains("change http:// to https://"), "{line}");
     assert_eq!(server.log().text().matches("speaks plain HTTP").count(), 1);
     assert!(is_served(&mut secure(&server, authority.client())));
+}
+
+/// Taskwarrior 3.5 asks the system whom to trust.
+#[test]
+fn taskwarrior_syncs_where_it_trusts_the_authority_and_only_there() {
+    let Some(task) = taskwarrior::program() else { return };
+    let authority = Authority::new();
+    authority.write_pair("cert.pem", "key.pem");
+    write(&authority.path("root.pem"), &authority.issuer.pem(), 0o644);
+    let server = authority.start(&[]);
+    let port = server.address.rsplit(':').next().expect("a port");
+    let url = format!("https://localhost:{port}/");
+    let account = Account { url, client: uuid::Uuid::new_v4(), secret: "correct horse".to_owned() };
+    let device = || Taskwarrior::new(&task, &account).trusting(&authority.path("root.pem"));
+    two_devices_agree(&mut device(), &mut device());
+    let stranger = Authority::new();
+    write(&stranger.path("root.pem"), &stranger.issuer.pem(), 0o644);
+    let mut other = Taskwarrior::new(&task, &account).trusting(&stranger.path("root.pem"));
+    other.sync(false).expect_err("it does not know the authority");
+    server.stop();
 }
 
 #[test]

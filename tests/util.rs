@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -22,9 +22,52 @@ pub fn program() -> Command {
     command
 }
 
+/// The same on what stands for this data directory, with SYNC_SERVER_TEST_POSTGRES a Postgres of its own.
+pub fn program_on(data_dir: &Path) -> Command {
+    let mut command = program();
+    if instances() > 0 {
+        command.env("CONNECTION", crate::postgres::connection_for(data_dir));
+    }
+    command
+}
+
+/// How many instances share a Postgres; 0: the tests run on SQLite.
+fn instances() -> usize {
+    let given = std::env::var("SYNC_SERVER_TEST_POSTGRES").unwrap_or_else(|_| "0".to_owned());
+    given.parse().expect("SYNC_SERVER_TEST_POSTGRES is a number of instances")
+}
+
+/// An address from which each connection is passed on to the next of these.
+fn spread(addresses: Vec<String>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("its address").to_string();
+    std::thread::spawn(move || {
+        for (stream, to) in listener.incoming().map_while(Result::ok).zip(addresses.iter().cycle()) {
+            // One that is gone refuses, as it would without anything in between.
+            let Ok(server) = TcpStream::connect(to) else { continue };
+            for stream in [&stream, &server] {
+                stream.set_nodelay(true).expect("an option can be set");
+            }
+            let other = (stream.try_clone(), server.try_clone());
+            std::thread::spawn(move || pass_on(stream, server));
+            if let (Ok(stream), Ok(server)) = other {
+                std::thread::spawn(move || pass_on(server, stream));
+            }
+        }
+    });
+    address
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream) {
+    let _ = io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Write);
+}
+
 /// A running server. Killed when dropped.
 pub struct Server {
     child: Child,
+    /// Instances beside it, where a test runs on several. Their logs are not looked at.
+    peers: Vec<Server>,
     log: Log,
     /// `host:port` of the first listener.
     pub address: String,
@@ -44,14 +87,22 @@ impl Server {
 
     /// Starts in a data directory that outlives the server.
     ///
-    /// With SYNC_SERVER_TEST_POSTGRES set the data goes into a Postgres instead, one for each directory.
+    /// With SYNC_SERVER_TEST_POSTGRES=N the data goes into a Postgres instead, one for each directory, and
+    /// N instances share it, to which connections go in turn.
     pub fn start_in(data_dir: &Path, args: &[&str]) -> Server {
-        let mut command = program();
-        if std::env::var_os("SYNC_SERVER_TEST_POSTGRES").is_some() {
-            command.env("CONNECTION", crate::postgres::connection_for(data_dir));
+        let instance = || {
+            let mut command = program_on(data_dir);
+            command.args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir).args(args);
+            Server::spawn(command, data_dir)
+        };
+        let mut first = instance();
+        let others: Vec<Server> = (1..instances()).map(|_| instance()).collect();
+        if !others.is_empty() {
+            let all = std::iter::once(&first).chain(&others).map(|one| one.address.clone()).collect();
+            first.address = spread(all);
+            first.peers = others;
         }
-        command.args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir).args(args);
-        Server::spawn(command, data_dir)
+        first
     }
 
     /// Starts a prepared command, which must listen on TCP, and waits until it serves.
@@ -61,7 +112,7 @@ impl Server {
         let line = log.wait_for("listening on http");
         let address = line.split("://").nth(1).expect("an address");
         let address = address.split(['/', ' ', '"']).next().expect("an address").to_owned();
-        Server { child, log, address, dir: None, data_dir: data_dir.to_owned() }
+        Server { child, peers: Vec::new(), log, address, dir: None, data_dir: data_dir.to_owned() }
     }
 
     pub fn url(&self) -> String {
@@ -70,6 +121,20 @@ impl Server {
 
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    /// What a statement that both kinds of databases know gives; the server is running.
+    pub fn sql(&self, sql: &str) -> String {
+        if instances() > 0 {
+            return crate::postgres::sql_for(&self.data_dir, sql);
+        }
+        let database = self.data_dir.join("taskchampion-sync-server.sqlite3");
+        let database = rusqlite::Connection::open(database).expect("the database opens");
+        if sql.starts_with("SELECT") {
+            return database.query_row(sql, [], |row| row.get::<_, i64>(0)).expect("a number").to_string();
+        }
+        database.execute(sql, []).expect("it is done");
+        String::new()
     }
 
     pub fn pid(&self) -> u32 {
@@ -109,6 +174,7 @@ impl Server {
 
     /// Asks it to stop and expects that it does so cleanly.
     pub fn stop(mut self) {
+        self.peers.drain(..).for_each(Server::stop);
         self.signal("TERM");
         let status = self.wait();
         assert!(status.success(), "{status}; its log:\n{}", self.log.text());
@@ -116,6 +182,7 @@ impl Server {
 
     /// Kills it as a power loss would, and waits until it is gone.
     pub fn kill(&mut self) {
+        self.peers.clear();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

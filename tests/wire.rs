@@ -4,6 +4,7 @@ use crate::util::{Connection, NIL, Replica, Response, SEGMENT, SNAPSHOT, Server}
 use flate2::Compression;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 const CLIENT: &str = "711d5cf3-0cf0-4eb8-9eca-6f7f220638c0";
@@ -88,12 +89,10 @@ fn requests_of_unknown_clients_create_nothing_but_by_add_version() {
     expect(&replica.child_version(&new_id()), 404, &[], b"");
     expect(&replica.add_snapshot(&new_id(), b"snapshot"), 404, &[], b"");
     expect(&replica.snapshot(), 404, &[], b"");
-    let database = server.data_dir().join("taskchampion-sync-server.sqlite3");
-    let database = rusqlite::Connection::open(database).expect("the database opens");
-    let clients = || database.query_row("SELECT count(*) FROM clients", [], |row| row.get::<_, i64>(0));
-    assert_eq!(clients(), Ok(0));
+    let clients = || server.sql("SELECT count(*) FROM clients");
+    assert_eq!(clients(), "0");
     assert_eq!(replica.add_version(NIL, b"segment").status, 200);
-    assert_eq!(clients(), Ok(1));
+    assert_eq!(clients(), "1");
 }
 
 #[test]
@@ -570,8 +569,6 @@ fn urgency_grows_with_the_age_of_the_snapshot() {
     let mut replica = Replica::new(&server, CLIENT);
     let mut parent = replica.add_version(NIL, b"first").version();
     assert_eq!(replica.add_snapshot(&parent, b"snapshot").status, 200);
-    let database = server.data_dir().join("taskchampion-sync-server.sqlite3");
-    let database = rusqlite::Connection::open(database).expect("the database opens");
     let day = 86_400;
     for (age, expected) in [
         (9 * day, None),
@@ -579,11 +576,8 @@ fn urgency_grows_with_the_age_of_the_snapshot() {
         (14 * day, Some("urgency=low")),
         (15 * day + 5, Some("urgency=high")),
     ] {
-        let changed = database.execute(
-            "UPDATE clients SET snapshot_timestamp = CAST(strftime('%s', 'now') AS INTEGER) - ?1",
-            [age],
-        );
-        assert_eq!(changed, Ok(1));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_secs();
+        server.sql(&format!("UPDATE clients SET snapshot_timestamp = {}", now - age));
         let added = replica.add_version(&parent, b"next");
         assert_eq!(added.header("x-snapshot-request"), expected, "{age} seconds old");
         parent = added.version();

@@ -2,9 +2,15 @@
 
 use crate::tls::{Authority, ask, shake_hands, write};
 use crate::util::{Log, PATIENCE, skip};
-use rustls::pki_types::CertificateDer;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, RootCertStore};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -114,6 +120,58 @@ impl Pebble {
         let mut client = builder.with_root_certificates(roots).with_no_client_auth();
         client.resumption = rustls::client::Resumption::disabled();
         client
+    }
+
+    /// Asks that a certificate be revoked, as whoever has its key may; the status and what is said.
+    pub fn revoke(&self, pem: &str) -> (u16, String) {
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate");
+        let key = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).expect("a key");
+        let (kind, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
+        let key = EcdsaKeyPair::from_pkcs8(kind, key.secret_pkcs8_der(), &random).expect("a key");
+        let (x, y) = key.public_key().as_ref()[1..].split_at(32);
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let directory: Value = serde_json::from_str(&self.talk("GET", "/dir", "").2).expect("JSON");
+        let path_of = |name: &str| {
+            let url = directory[name].as_str().expect("a URL").to_owned();
+            let path = format!("/{}", url.splitn(4, '/').nth(3).expect("a path"));
+            (url, path)
+        };
+        loop {
+            let (_, head, _) = self.talk("HEAD", &path_of("newNonce").1, "");
+            let nonce = head.lines().find_map(|line| line.strip_prefix("Replay-Nonce: ")).expect("a nonce");
+            let (url, path) = path_of("revokeCert");
+            let jwk = json!({"crv": "P-256", "kty": "EC", "x": encode(x), "y": encode(y)});
+            let protected = json!({"alg": "ES256", "jwk": jwk, "nonce": nonce, "url": url}).to_string();
+            let payload = json!({"certificate": encode(&certificate)}).to_string();
+            let (protected, payload) = (encode(protected.as_bytes()), encode(payload.as_bytes()));
+            let signed = format!("{protected}.{payload}");
+            let signature = key.sign(&random, signed.as_bytes()).expect("a signature");
+            let body =
+                json!({"protected": protected, "payload": payload, "signature": encode(signature.as_ref())});
+            let (status, _, said) = self.talk("POST", &path, &body.to_string());
+            // It rejects some nonces on purpose.
+            if !said.contains("badNonce") {
+                return (status, said);
+            }
+        }
+    }
+
+    /// One request to the authority: status, head and body of the answer.
+    fn talk(&self, method: &str, path: &str, body: &str) -> (u16, String, String) {
+        let address = format!("127.0.0.1:{}", self.ports[0]);
+        let mut stream = shake_hands(&address, &Arc::new(self.ca.client())).expect("a handshake");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost:{}\r\nContent-Type: application/jose+json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n",
+            self.ports[0],
+            body.len()
+        );
+        stream.write_all(format!("{head}{body}").as_bytes()).expect("it takes it");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("a whole answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, head.to_owned(), body.to_owned())
     }
 
     fn await_answers(&self) {

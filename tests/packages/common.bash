@@ -24,6 +24,7 @@ fail() {
 
 clean_up() {
     local name
+    if [[ -f $work/nginx.pid ]]; then kill "$(cat "$work/nginx.pid")" || true; fi
     for name in "${containers[@]}"; do docker rm -f -v "$name" >/dev/null 2>&1 || true; done
     for name in "${volumes[@]}"; do docker volume rm -f "$name" >/dev/null 2>&1 || true; done
     for name in "${networks[@]}"; do docker network rm "$name" >/dev/null 2>&1 || true; done
@@ -56,17 +57,82 @@ eventually() {
     done
 }
 
+# How images run here, as everywhere: without any right.
+export strict=(--read-only --cap-drop=ALL --security-opt no-new-privileges)
+
+inspect() { docker inspect --format "$1" "$2"; }
+
+# is CONTAINER STATE: of its health.
+is() { [[ $(inspect '{{.State.Health.Status}}' "$1") == "$2" ]]; }
+
+volume() {
+    volumes+=("$1")
+    docker volume create "$1" >/dev/null
+}
+
+# proxy UPSTREAM [DIRECTIVES]: nginx on a free port, found by trying; $nginx is its URL.
+nginx=
+proxy() {
+    local port
+    stop_proxy
+    for port in $(shuf -i 20000-30000 -n 20); do
+        cat >"$work/nginx.conf" <<-CONF
+			pid $work/nginx.pid;
+			error_log $work/nginx.log;
+			events {}
+			http {
+			    access_log off;
+			    client_body_temp_path $work/body;
+			    proxy_temp_path $work/proxy;
+			    fastcgi_temp_path $work/fastcgi;
+			    uwsgi_temp_path $work/uwsgi;
+			    scgi_temp_path $work/scgi;
+			    server {
+			        listen 127.0.0.1:$port;
+			        client_max_body_size 100m;
+			        location / {
+			            proxy_pass $1;
+			            ${2:-}
+			        }
+			    }
+			}
+		CONF
+        if nginx -c "$work/nginx.conf" 2>>"$work/nginx.log"; then
+            nginx=http://127.0.0.1:$port/
+            return
+        fi
+    done
+    fail "nginx does not start: $(cat "$work/nginx.log")"
+}
+
+stop_proxy() {
+    [[ -f $work/nginx.pid ]] || return 0
+    kill "$(cat "$work/nginx.pid")"
+    eventually test ! -e "$work/nginx.pid"
+}
+
+# points URL DEVICE...: these devices sync there.
+points() {
+    local url=$1 device
+    shift
+    for device in "$@"; do
+        task "$device" config sync.server.url "$url" >/dev/null 2>&1
+    done
+}
+
 # A name that no other run of these tests uses.
 fresh() { printf 'sync-server-test-%s-%s-%s\n' "$1" "$$" "$RANDOM"; }
 
-# build ARGUMENT...: an image, or what a stage of it holds. An engine whose newest client lacks the builder
-# may have an older client that brings it.
+# build ARGUMENT...: an image, or what a stage of it holds. Takes minutes, so its progress can be watched in a
+# file. An engine whose newest client lacks the builder may have an older client that brings it.
 build() {
-    local docker=(docker build)
+    local docker=(docker build) log=$tools/build.log
     if ! docker buildx version >/dev/null 2>&1 && [[ -x /usr/bin/docker ]]; then
         docker=(env DOCKER_BUILDKIT=1 /usr/bin/docker build)
     fi
-    "${docker[@]}" --quiet -f "$root/packaging/docker/Dockerfile" "$@" "$root"
+    printf 'docker build %s (tail -f %s)\n' "$*" "$log"
+    "${docker[@]}" --progress plain -f "$root/packaging/docker/Dockerfile" "$@" "$root" >"$log" 2>&1 ||
+        fail "docker build $*: $(tail -n 60 "$log")"
 }
 
 # Which network the devices are in: that of a container, or, while this is empty, this machine's.
@@ -110,7 +176,8 @@ boot() { start "sync-server-test/$1" "$2"; }
 
 start() {
     containers+=("$2")
-    docker run --detach --name "$2" --hostname tasks --cap-add ALL --cap-drop SYS_RESOURCE \
+    # By that signal systemd shuts down.
+    docker run --detach --name "$2" --hostname tasks --stop-signal SIGRTMIN+3 --cap-add ALL --cap-drop SYS_RESOURCE \
         --security-opt seccomp=unconfined --security-opt apparmor=unconfined --cgroupns=private \
         --tmpfs /sys/fs/cgroup --tmpfs /run --tmpfs /run/lock --env container=docker \
         "$1" /sbin/init >/dev/null

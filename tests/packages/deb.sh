@@ -31,7 +31,7 @@ main() {
     step "$suite: drop-ins"
     drop_ins
     step "$suite: reboot"
-    docker restart --time 20 "$box" >/dev/null
+    docker restart --time 60 "$box" >/dev/null
     booted "$box"
     eventually is_active
     syncs a b
@@ -42,6 +42,9 @@ main() {
 }
 
 in_box() { docker exec "$box" "$@"; }
+in_box_pid() { docker inspect --format '{{.State.Pid}}' "$box"; }
+# A program of this machine, in the network of that one.
+in_network() { nsenter "--net=/proc/$(in_box_pid)/ns/net" "$@"; }
 # What a person at a terminal of that machine types.
 typed() { docker exec "$box" sh -c "$1"; }
 is_active() { in_box systemctl --quiet is-active "$unit"; }
@@ -74,7 +77,7 @@ fresh_installation() {
     same "$(property User)" sync-server 'the user'
     # It listens on this machine only, and lets in nobody whom its operator did not make.
     local sockets
-    sockets=$(nsenter "--net=/proc/$(docker inspect --format '{{.State.Pid}}' "$box")/ns/net" ss -Hltn | awk '{ print $4 }' | sort | xargs)
+    sockets=$(in_network ss -Hltn | awk '{ print $4 }' | sort | xargs)
     [[ $sockets =~ ^127.0.0.1:8080(\ \[::1\]:8080)?$ ]] || fail "it listens on $sockets"
     typed 'sync-server healthcheck'
     said=$(install this --reinstall)
@@ -108,6 +111,8 @@ with() {
     done
     in_box systemctl daemon-reload
     in_box systemctl reset-failed "$unit"
+    # While it is there, the server gets its sockets.
+    [[ " $* " == *' proxy '* ]] || in_box systemctl stop sync-server.socket 2>/dev/null
     in_box systemctl restart "$unit" || fail "it does not start with the drop-ins: $*"
 }
 
@@ -151,14 +156,39 @@ drop_ins() {
     same "$(in_box readlink "/proc/$(property MainPID)/ns/mnt")" "$(in_box readlink /proc/1/ns/mnt)" 'the namespace of mounts'
     with high-port lxc
     syncs a b
-    # Behind a proxy: one unix socket, no network at all.
+    # Behind a proxy: sockets that the service manager hands over, no network at all.
     with proxy
-    in_box test -S /run/sync-server/socket || fail 'there is no socket'
-    typed 'sync-server --listen unix:/run/sync-server/socket healthcheck'
+    syncs a b
+    typed 'sync-server --listen unix:/run/sync-server.sock healthcheck'
     same "$(in_box nsenter -t "$(property MainPID)" -n cat /proc/net/dev | grep -c :)" 1 'the networks'
+    uninterrupted
     with
     elsewhere
     take_over
+}
+
+# With the sockets of the service manager whoever comes while the server restarts waits, and is served.
+uninterrupted() {
+    local restarts asked=0
+    # So many in so short a time would be taken for a server that cannot start.
+    for _ in 1 2 3 4 5; do in_box systemctl reset-failed "$unit" && in_box systemctl restart "$unit"; done &
+    restarts=$!
+    while kill -0 "$restarts" 2>/dev/null; do
+        for socket in 127.0.0.1:8080 /run/sync-server.sock; do
+            reaches "$socket" || fail "nobody answers at $socket while the server restarts"
+            asked=$((asked + 1))
+        done
+    done
+    wait "$restarts" || fail 'a restart failed'
+    ((asked >= 5)) || fail "only $asked requests in all that time"
+    printf '%d requests, none refused\n' "$asked"
+}
+
+# reaches SOCKET: an address or a path of the container.
+reaches() {
+    local to=()
+    [[ $1 != /* ]] || to=(--unix-socket "/proc/$(in_box_pid)/root$1")
+    in_network curl --silent --fail --max-time 60 --output /dev/null "${to[@]}" http://127.0.0.1:8080/healthz
 }
 
 capabilities() { in_box sed -n 's/^CapEff:\t//p' "/proc/$(property MainPID)/status"; }
@@ -215,14 +245,17 @@ take_over() {
 
 remove_and_purge() {
     local said
+    with proxy
     in_box apt-get remove -y sync-server >/dev/null 2>&1
     ! is_active || fail 'it runs though it was removed'
+    ! reaches 127.0.0.1:8080 || fail 'its socket is there though it was removed'
     in_box test -f "$config" || fail 'remove took the configuration'
     in_box test -s "$database" || fail 'remove took the data'
     install this '' >/dev/null
     is_active || fail 'it does not run after it was installed again'
     same "$(in_box systemctl is-enabled "$unit")" enabled 'the unit, installed again'
     syncs a b
+    with
     said=$(in_box apt-get purge -y sync-server 2>&1)
     holds "$said" "the data stays in $data"
     ! in_box test -e /etc/sync-server || fail 'purge left the configuration'
@@ -255,7 +288,7 @@ upgrades() {
     # A sync in the middle of an upload is finished by the server that began it.
     local before
     before=$(property MainPID)
-    python3 "$root/tests/packages/held_upload.py" "$(docker inspect --format '{{.State.Pid}}' "$box")" \
+    python3 "$root/tests/packages/held_upload.py" "$(in_box_pid)" \
         docker exec "$box" sh -c 'DEBIAN_FRONTEND=noninteractive apt-get install -y --allow-downgrades -o Dpkg::Options::=--force-confold /root/this.deb </dev/null' \
         >"$work/said" 2>&1 || fail "an upload during an upgrade: $(cat "$work/said")"
     is_active || fail 'it does not run after an upgrade under load'

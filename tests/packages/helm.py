@@ -72,6 +72,27 @@ assert ways["HTTPRoute"]["spec"]["parentRefs"] == [{"name": "gateway"}]
 assert ways["HTTPRoute"]["spec"]["rules"][0]["backendRefs"][0]["port"] == ways["Service"]["spec"]["ports"][0]["port"]
 assert variables(ways)["CLIENT_ID_FILE"] == "/run/secrets/clients/client_id"
 
+shared = render(replicas=3, postgres={"existingSecret": "database", "key": "uri"})
+assert set(shared) == {"Deployment", "Service", "PodDisruptionBudget"}, set(shared)
+assert shared["Deployment"]["spec"]["replicas"] == 3
+assert shared["Deployment"]["spec"]["strategy"]["type"] == "RollingUpdate"
+assert variables(shared)["CONNECTION_FILE"] == "/run/secrets/connection/uri"
+assert variables(shared)["SYNC_SERVER_NEEDS"] == "connection"
+assert volumes(shared)["connection"]["secret"]["secretName"] == "database" and "data" not in volumes(shared)
+mounts = {mount["name"]: mount["mountPath"] for mount in pod(shared)["containers"][0]["volumeMounts"]}
+assert mounts == {"connection": "/run/secrets/connection"}, mounts
+selected = shared["Deployment"]["spec"]["template"]["metadata"]["labels"]
+for selector in (
+    shared["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+    pod(shared)["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"],
+    shared["Service"]["spec"]["selector"],
+):
+    assert selector.items() <= selected.items(), selector
+assert shared["Service"]["spec"]["selector"] == shared["Deployment"]["spec"]["selector"]["matchLabels"]
+# One server with Postgres, for whom nothing has to be spread.
+assert set(render(postgres={"existingSecret": "database"})) == {"Deployment", "Service"}
+
 refused("parentRefs", httpRoute={"enabled": True})
 refused("replicas", replicas=2)
+refused("replica", replica=2)
 print("the chart renders")

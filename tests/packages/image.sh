@@ -8,8 +8,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
 
 image=$1
 data=/var/lib/taskchampion-sync-server/data
-strict=(--read-only --cap-drop=ALL --security-opt no-new-privileges)
-nginx=
 
 main() {
     step 'image: what it says of itself'
@@ -25,8 +23,6 @@ main() {
     configured
     resolves_names
 }
-
-inspect() { docker inspect --format "$1" "$2"; }
 
 of_itself() {
     local size
@@ -53,45 +49,7 @@ run() {
         --volume "$volume:$data" --publish 127.0.0.1::8080 "$@" >/dev/null
 }
 
-volume() {
-    volumes+=("$1")
-    docker volume create "$1" >/dev/null
-}
-
-is() { [[ $(inspect '{{.State.Health.Status}}' "$1") == "$2" ]]; }
-
 url() { printf 'http://%s\n' "$(docker port "$1" 8080/tcp | head -n 1)"; }
-
-# A proxy on a free port, found by trying.
-proxy() {
-    local upstream=$1 port
-    for port in $(shuf -i 20000-30000 -n 20); do
-        cat >"$work/nginx.conf" <<-CONF
-			pid $work/nginx.pid;
-			error_log $work/nginx.log;
-			events {}
-			http {
-			    access_log off;
-			    client_body_temp_path $work/body;
-			    proxy_temp_path $work/proxy;
-			    fastcgi_temp_path $work/fastcgi;
-			    uwsgi_temp_path $work/uwsgi;
-			    scgi_temp_path $work/scgi;
-			    server {
-			        listen 127.0.0.1:$port;
-			        client_max_body_size 100m;
-			        location / { proxy_pass $upstream; }
-			    }
-			}
-		CONF
-        if nginx -c "$work/nginx.conf" 2>>"$work/nginx.log"; then
-            nginx=http://127.0.0.1:$port/
-            return
-        fi
-    done
-    fail "nginx does not start: $(cat "$work/nginx.log")"
-}
-trap 'if [[ -f $work/nginx.pid ]]; then kill "$(cat "$work/nginx.pid")" || true; fi; clean_up' EXIT
 
 ordinary() {
     server=$(fresh image)
@@ -136,11 +94,8 @@ upheaval() {
 # The engine gives another port at every start.
 at_new_port() {
     eventually is "$server" healthy
-    kill "$(cat "$work/nginx.pid")"
-    eventually test ! -e "$work/nginx.pid"
     proxy "$(url "$server")"
-    task a config sync.server.url "$nginx" >/dev/null 2>&1
-    task b config sync.server.url "$nginx" >/dev/null 2>&1
+    points "$nginx" a b
 }
 
 # fill VOLUME OWNER: the reference server's database, as its image leaves it.

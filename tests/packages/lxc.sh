@@ -9,7 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.bash"
 image=sync-server-system
 step 'a system container'
 docker tag sync-server-test/trixie debian:trixie-slim
-"$root/packaging/lxc/system" "$1" "$image"
+"$root/packaging/lxc/system" "$1" "$image" >"$work/said" 2>&1 || fail "no image: $(cat "$work/said")"
 "$root/packaging/lxc/archive" "$image" "$work/system.oci.tar"
 python3 "$root/tests/packages/lxc.py" "$work/system.oci.tar" amd64 system
 
@@ -61,7 +61,7 @@ replace: olcTLSCertificateFile
 olcTLSCertificateFile: /usr/local/share/ca-certificates/directory.crt
 LDIF
 in_box sh -c 'printf "LDAP_URI=ldap://localhost\nLDAP_SEARCH_BASE=dc=nodomain\n" >/etc/environment'
-docker restart --time 20 "$box" >/dev/null
+docker restart --time 60 "$box" >/dev/null
 booted "$box"
 eventually in_box getent passwd alice
 same "$(in_box stat -c %a /etc/sssd/sssd.conf)" 640 'the file with the password of the directory'

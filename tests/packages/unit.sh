@@ -30,12 +30,12 @@ check 15
 check 15 taskchampion-sync-server directories
 check 11 high-port
 check 3 proxy
-# Each directive of the unit and of the drop-ins stands under a reason.
-for file in systemd/sync-server.service systemd/drop-ins/*.conf; do
+# Each directive of the units and of the drop-ins stands under a reason.
+for file in systemd/sync-server.service systemd/sync-server.socket systemd/drop-ins/*.conf; do
     awk -v file="$file" '
         /^#/ { reason = 1 }
         /^$/ { reason = 0 }
         /^[A-Z]/ && !/^(Description|Documentation|WantedBy)=/ && !reason { print file ": without a reason: " $0; bad = 1 }
-        /^\[/ && file !~ /service$/ { reason = 1 }
+        /^\[/ && file !~ /(service|socket)$/ { reason = 1 }
         END { exit bad }' "$file"
 done
