@@ -7,9 +7,11 @@
 //! transaction: while one commit waits for the disk, the next group gathers. There is no timer, so
 //! an idle server adds no latency. Nothing is answered before the commit that contains it.
 
+mod large;
 mod syncs;
 mod writer;
 
+use self::large::read_large;
 use self::syncs::Syncs;
 use self::writer::write_all;
 use crate::credential::Credential;
@@ -18,7 +20,6 @@ use crate::protocol::{ClientId, Outcome, Read, Request, VersionId, Write};
 use crate::service::{self, Policy};
 use crate::storage::{Error, Kind, Manner, Result, Storage};
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -52,10 +53,6 @@ const LARGE: usize = 512 * 1024;
 
 /// Snapshots of this many bytes or more are better sent while they are read than afterwards.
 pub const POURED: usize = LARGE;
-
-/// How much of such a snapshot is read at a time: few enough bytes to still be in the processor's cache
-/// when they are sent.
-const PIECE: usize = 256 * 1024;
 
 /// The front desk: hands requests to the threads. Cheap to clone; the threads end when the last
 /// clone is gone.
@@ -334,64 +331,6 @@ fn reader(
             });
         }
     })
-}
-
-fn read_large(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<LargeRead>) {
-    let patience = storage.manner().patience;
-    for (job, sink) in jobs {
-        let Some(job) = in_time(job, patience) else { continue };
-        match (&job.request, sink) {
-            (Some(Read::GetSnapshot { client, room }), Some(sink)) => {
-                let (client, room) = (*client, *room);
-                pour(storage, policy, job, (client, room), &sink);
-            }
-            _ => answer(vec![job], |batch| {
-                storage.reading(|reader| {
-                    each(batch, |read, brought| service::read(reader, policy, read, brought))
-                })
-            }),
-        }
-    }
-}
-
-/// Answers as soon as the snapshot is found, and reads it behind its own answer, in one transaction.
-fn pour(
-    storage: &dyn Storage,
-    policy: &Policy,
-    job: Job<Read>,
-    (client, room): (ClientId, usize),
-    sink: &mpsc::UnboundedSender<Vec<u8>>,
-) {
-    let Job { brought, reply, .. } = job;
-    let reply = Cell::new(Some(reply));
-    let answer = |outcome| {
-        // Nobody waits any more where the connection is gone.
-        reply.take().map(|reply| reply.send(outcome));
-    };
-    let is_begun = Cell::new(false);
-    let run = || {
-        storage.reading(|reader| {
-            if is_begun.get() {
-                // The storage begins again, and what was sent cannot be taken back.
-                return Err(Error::new(Kind::Unavailable, "reading it was interrupted"));
-            }
-            let read = Read::GetSnapshot { client, room: 0 };
-            let outcome = service::read(reader, policy, &read, brought.as_ref())?;
-            let is_poured = matches!(outcome, Outcome::NeedsRoom { len, .. } if len <= room);
-            answer(Ok(outcome));
-            is_begun.set(true);
-            match is_poured {
-                true => reader.pour_snapshot(client, PIECE, &mut |piece| sink.send(piece).is_ok()),
-                false => Ok(()),
-            }
-        })
-    };
-    if let Err(error) = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(panicked())) {
-        match reply.take() {
-            Some(reply) => drop(reply.send(Err(error))),
-            None => log::error!("the snapshot of client {client:?} was sent in part only: {error}"),
-        }
-    }
 }
 
 /// The job, unless it has waited for so long that its answer must not wait for the database as well.
