@@ -219,6 +219,13 @@ impl Workers {
         self.syncs.note(client, device, program, unix_seconds());
     }
 
+    /// How long a thread may wait for a database elsewhere until it gives up: for a connection, for its
+    /// answer, and for what became of it where that was lost.
+    pub fn longest_wait(&self) -> Duration {
+        let manner = self.here.manner;
+        if manner.is_remote { manner.patience * 4 } else { Duration::ZERO }
+    }
+
     /// Asks whether the threads still answer: a real read, and a sign of life from the writer.
     pub async fn probe(&self) -> std::result::Result<(), Failure> {
         let client = Uuid::nil().into();

@@ -223,6 +223,9 @@ fn until_there_is_a_certificate_everyone_is_told_so() {
     assert_eq!(aside.request("GET", "/", &[], b"").status, 503);
     let check = program().arg("healthcheck").args(place.flags(&[])).output().expect("the program runs");
     assert!(check.status.success(), "a server that waits is well: {check:?}");
+    let doctor = String::from_utf8(place.admin(&["doctor"]).stdout).expect("text");
+    let told = doctor.lines().find(|line| line.contains("there is no certificate yet: ")).expect(&doctor);
+    assert!(told.contains("Connection refused") && told.contains("; the next attempt is at "), "{doctor}");
     let status = place.status();
     assert_eq!((&status["names"], &status["failures"]), (&Value::Null, &Value::from(1)));
     assert!(status["problem"].as_str().is_some_and(|why| why.contains("Connection refused")), "{status}");
@@ -237,6 +240,10 @@ fn until_there_is_a_certificate_everyone_is_told_so() {
     assert!(renewed.status.success(), "{renewed:?}");
     assert!(String::from_utf8_lossy(&renewed.stdout).contains("a new certificate for localhost"));
     assert!(shown(&place.listen, &place.pebble.client()).is_some());
+    let doctor = String::from_utf8(place.admin(&["doctor"]).stdout).expect("text");
+    let told =
+        doctor.lines().find(|line| line.contains("certificate for localhost, valid until ")).expect(&doctor);
+    assert!(told.contains("; to be renewed at "), "{doctor}");
     server.stop();
 }
 
@@ -415,10 +422,19 @@ fn trusting(root: &Path, place: &Place, account: &Account) -> Taskwarrior {
 }
 
 #[test]
-fn real_clients_sync_on_while_certificates_come_and_go() {
+fn real_clients_sync_on_while_certificates_come_and_go_by_tls_alpn_01() {
+    sync_on_while_certificates_come_and_go("tls-alpn-01");
+}
+
+#[test]
+fn real_clients_sync_on_while_certificates_come_and_go_by_http_01() {
+    sync_on_while_certificates_come_and_go("http-01");
+}
+
+fn sync_on_while_certificates_come_and_go(challenge: &str) {
     let Some(task) = taskwarrior::program() else { return };
     let Some(place) = Place::new(15) else { return };
-    let server = place.start(&["--acme-retry=1s"]);
+    let server = place.start(&["--acme-retry=1s", &format!("--acme-challenge={challenge}")]);
     server.log().wait_for("a new certificate for localhost");
     let account = account(&place);
     let mut device = trusting(&task, &place, &account);
@@ -428,7 +444,9 @@ fn real_clients_sync_on_while_certificates_come_and_go() {
         let syncing = scope.spawn(|| sync_until(&stop, &mut device));
         eventually(server.log(), "renewed three times", || {
             assert!(is_served(&mut kept), "a connection outlives the certificate");
-            let renewals = server.log().text().matches("a new certificate for").count();
+            let log = server.log().text();
+            let is_renewal = |line: &&str| line.contains("a new certificate for") && line.contains(challenge);
+            let renewals = log.lines().filter(is_renewal).count();
             (renewals >= 4 || syncing.is_finished()).then_some(())
         });
         stop.store(true, Ordering::Relaxed);

@@ -337,13 +337,13 @@ fn a_second_server_is_refused_with_the_first_ones_process_id() {
 }
 
 /// The service manager's end of the conversation.
-struct Manager {
+pub struct Manager {
     socket: UnixDatagram,
-    path: PathBuf,
+    pub path: PathBuf,
 }
 
 impl Manager {
-    fn listen(dir: &Path) -> Manager {
+    pub fn listen(dir: &Path) -> Manager {
         let path = dir.join("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
@@ -366,7 +366,7 @@ impl Manager {
         String::from_utf8(message[..length].to_vec()).expect("text")
     }
 
-    fn wait_for(&self, line: &str) -> String {
+    pub fn wait_for(&self, line: &str) -> String {
         loop {
             let message = self.next();
             if message.lines().any(|told| told == line) {
@@ -376,14 +376,14 @@ impl Manager {
     }
 
     /// Takes what was told until now.
-    fn forget(&self) {
+    pub fn forget(&self) {
         self.socket.set_nonblocking(true).expect("an option can be set");
         while self.socket.recv(&mut [0; 4096]).is_ok() {}
         self.socket.set_nonblocking(false).expect("an option can be set");
     }
 
     /// The watchdog's signs within a time.
-    fn signs(&self, within: Duration) -> usize {
+    pub fn signs(&self, within: Duration) -> usize {
         let end = Instant::now() + within;
         let mut count = 0;
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {

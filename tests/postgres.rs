@@ -1,6 +1,7 @@
 //! The server on Postgres: one instance and several, whatever happens to them and to the database.
 
 mod adoption;
+mod bounds;
 pub mod cluster;
 mod config;
 mod copy;

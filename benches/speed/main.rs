@@ -4,6 +4,7 @@
 //! cargo bench --bench speed
 //! cargo bench --bench speed -- --seconds 2 --only adds,polls
 //! cargo bench --bench speed -- --compare tss='taskchampion-sync-server --listen 127.0.0.1:{port} --data-dir {dir}'
+//! cargo bench --bench speed -- --postgres --compare other='program --listen 127.0.0.1:{port} -c {connection}'
 //! cargo bench --bench speed -- --without-own --address there=http://127.0.0.1:8080/
 //! ```
 //!
@@ -16,6 +17,9 @@
 //! `--compare NAME='env RUST_LOG=info PROGRAM …'` measures it with its log. `{port}` is a free port and
 //! `{dir}` an empty directory; the first word is run as it is, without a shell.
 //!
+//! With `--postgres` a PostgreSQL is started, as Debian's package has it, and each server gets an empty
+//! database in it; what looks into files is left out.
+//!
 //! Two yardsticks run in between: a bare hyper server, with rustls where TLS is measured, in a process of its
 //! own with the same library versions, and a loop of 4 KiB appends with `fdatasync`. The load comes from one thread
 //! with prebuilt requests and next to no parsing, because it shares the processors with the server;
@@ -27,6 +31,9 @@
 
 mod bare;
 mod clients;
+#[path = "../../tests/postgres/cluster.rs"]
+#[expect(dead_code, reason = "the integration tests use more of it")]
+mod cluster;
 mod disk;
 mod load;
 mod measurements;

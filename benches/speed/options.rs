@@ -15,6 +15,8 @@ pub struct Options {
     pub versions: usize,
     /// Clients in the database of the measurement of first syncs.
     pub clients: usize,
+    /// Whether servers keep their data in a Postgres, which is started for this run.
+    pub postgres: bool,
     /// Whether to say only which measurements there are.
     pub list: bool,
 }
@@ -50,6 +52,7 @@ impl Options {
             length: Duration::from_secs_f64(*matches.get_one::<f64>("seconds").expect("it has a default")),
             versions: number("versions"),
             clients: number("clients"),
+            postgres: matches.get_flag("postgres"),
             list: matches.get_flag("list"),
         }
     }
@@ -66,6 +69,10 @@ fn command() -> Command {
         .arg(one("seconds", "5", "Length of each load").value_parser(length))
         .arg(one("versions", "500000", "Versions in a large database").value_parser(size()))
         .arg(one("clients", "100000", "Clients in a large database").value_parser(size()))
+        .arg(flag(
+            "postgres",
+            "Start a Postgres, and a database in it for each server: {connection} for --compare",
+        ))
         .arg(flag("list", "List the measurements"))
         .arg(flag("bench", "Given by cargo").hide(true))
 }

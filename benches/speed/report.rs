@@ -30,6 +30,9 @@ impl Report {
         columns.extend(["hyper".to_owned(), "fdatasync".to_owned()]);
         let mut report = Report { machine: machine(), columns, rows: Vec::new(), failures: Vec::new() };
         let chosen = |one: &&Measurement| {
+            if stage.cluster().is_some() && one.looks_into_files() {
+                return false;
+            }
             let only = &stage.options.only;
             only.is_empty() || only.iter().any(|beginning| one.name.starts_with(beginning))
         };

@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(900);
 
 const OWN: &str = concat!(env!("CARGO_BIN_EXE_sync-server"), " --listen 127.0.0.1:0 --data-dir {dir}");
 
+const OWN_ON_POSTGRES: &str =
+    concat!(env!("CARGO_BIN_EXE_sync-server"), " --listen 127.0.0.1:0 --connection {connection}");
+
 const LISTENS: &str = "listening on ";
 
 /// A server to load. Killed when dropped, and its directory removed, unless it ran already.
@@ -27,17 +30,21 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts in a directory of its own below `root`, once `prepare` has put there what it is to find.
+    /// Starts in a directory of its own below `root`, once `prepare` has put there what it is to find; or on
+    /// this database.
     pub fn start(
         subject: &Subject,
         root: &Path,
+        connection: Option<&str>,
         prepare: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<Server> {
         let line = match &subject.how {
             How::Runs(url) => return Ok(Server { place: Place::parse(url)?, process: None }),
+            How::Own if connection.is_some() => OWN_ON_POSTGRES,
             How::Own => OWN,
             How::Command(line) => line,
         };
+        let line = &line.replace("{connection}", connection.unwrap_or_default());
         let port = free_port()?;
         let mut process = Process::start(line, port, root, prepare)?;
         let place = match subject.how {
@@ -92,6 +99,21 @@ pub fn memory(pid: u32, name: &str) -> Result<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
     kib.map(|kib| kib / 1024.0).ok_or(format!("{path} has no {name}"))
+}
+
+/// What a process and its children take in MiB, where what they share counts once.
+pub fn shared_memory(pid: u32) -> Result<f64> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let all = children.split_whitespace().map(str::to_owned).chain([pid.to_string()]);
+    let mut sum = 0.0;
+    for pid in all {
+        // A child may end meanwhile.
+        let Ok(rollup) = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { continue };
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+        sum += kib.ok_or("smaps_rollup has no Pss")? / 1024.0;
+    }
+    Ok(sum)
 }
 
 /// Free now; nobody else is expected to take it at once.

@@ -89,14 +89,19 @@ pub fn certificate(config: &Config, data_dir: &Path, now: i64) -> Vec<Finding> {
     match Acceptor::load(config, data_dir) {
         Ok(None) => Vec::new(),
         Err(problem) => vec![Finding::told(TOPIC, problem)],
-        Ok(Some((acceptor, report))) if report.warnings.is_empty() => match acceptor.status().problem(now) {
-            None => vec![Finding::well(TOPIC, report.summary)],
-            Some(problem) => vec![Finding::wrong(
-                TOPIC,
-                problem,
-                "`sync-server admin cert status` says when it is tried again, `sync-server admin cert renew` tries now",
-            )],
-        },
+        Ok(Some((acceptor, report))) if report.warnings.is_empty() => {
+            let status = acceptor.status();
+            let next = status.next_attempt.map(humantime::format_rfc3339_seconds);
+            let next = next.map_or(String::new(), |next| format!("; the next attempt is at {next}"));
+            match status.problem(now) {
+                None => vec![Finding::well(TOPIC, report.summary)],
+                Some(problem) => vec![Finding::wrong(
+                    TOPIC,
+                    format!("{problem}{next}"),
+                    "`sync-server admin cert status` says more, `sync-server admin cert renew` tries now",
+                )],
+            }
+        }
         Ok(Some((_, report))) => {
             report.warnings.into_iter().map(|warning| Finding::told(TOPIC, warning)).collect()
         }

@@ -57,7 +57,7 @@ impl Crowd {
     }
 
     /// Asks up to so many connections to end: those first that lose least by it, and of these the ones
-    /// that have been so for longest. One on which the server owes an answer is never among them.
+    /// that have been so for longest. One whose peer waits for an answer is never among them.
     pub fn make_room(&self, count: usize, now: Instant) -> usize {
         let present = self.present();
         let mut spare: Vec<(Rank, Duration, &Progress)> = Vec::new();

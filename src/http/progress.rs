@@ -263,6 +263,8 @@ impl Progress {
             Phase::Idle => (Rank::Idle, IDLE, true),
             Phase::Head => (Rank::Head, HEAD, true),
             Phase::Body => slow(self.read()),
+            // Most who say that this was all are gone. Few still listen, and may ask again.
+            Phase::Busy if self.has_hung_up() => (Rank::Silent, LEAVING, true),
             Phase::Busy => return None,
         };
         (is_spare && age >= patience).then_some((rank, age))
@@ -327,6 +329,10 @@ mod tests {
         assert_eq!([at(66), at(72)], [None, Some(Rank::Slow)]);
         progress.enter(Phase::Leaving);
         assert_eq!(at(62), Some(Rank::Silent));
+        let gone = Progress::default();
+        gone.serve();
+        gone.hang_up();
+        assert_eq!(gone.spare(start + Duration::from_secs(3)).map(|(rank, _)| rank), Some(Rank::Silent));
     }
 
     #[test]

@@ -59,11 +59,21 @@ pub fn progress(text: &str) {
 /// Tells the watchdog, if there is one, that the workers answer. Never ends where there is one.
 ///
 /// That the database is away is an answer, and no restart would bring it back; only a worker that
-/// hangs gives none.
+/// hangs gives none. One that waits for a database elsewhere gives up by itself.
 pub async fn watchdog(workers: Workers) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     loop {
-        match tokio::time::timeout(limit, workers.probe()).await {
+        let mut probe = std::pin::pin!(workers.probe());
+        let mut answer = tokio::time::timeout(limit / 2, &mut probe).await;
+        let until = Instant::now() + workers.longest_wait();
+        while answer.is_err() && Instant::now() < until {
+            tell(&[Watchdog]);
+            answer = tokio::time::timeout(limit / 2, &mut probe).await;
+        }
+        if answer.is_err() {
+            answer = tokio::time::timeout(limit / 2, &mut probe).await;
+        }
+        match answer {
             Ok(Err(Failure::Busy)) => tokio::time::sleep(RETRY).await,
             Ok(Err(Failure::Stopped)) => return,
             Ok(Ok(()) | Err(Failure::Storage(_))) => {

@@ -244,9 +244,15 @@ impl Drop for Cluster {
 
 /// Sends a signal to a server and all of its processes.
 pub fn signal_all(pid: u32, signal: &str) {
+    let send = |to: Vec<String>| {
+        let _ = Command::new("kill").arg(format!("-{signal}")).args(to).stderr(Stdio::null()).status();
+    };
+    // Those that are made from now on would be missed; one that is killed first leaves none behind.
+    if signal == "STOP" {
+        send(vec![pid.to_string()]);
+    }
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let all = children.split_whitespace().map(str::to_owned).chain([pid.to_string()]);
-    let _ = Command::new("kill").arg(format!("-{signal}")).args(all).stderr(Stdio::null()).status();
+    send(children.split_whitespace().map(str::to_owned).chain([pid.to_string()]).collect());
 }
 
 pub fn free_port() -> u16 {

@@ -6,7 +6,7 @@ use crate::clients::{fresh, returning};
 use crate::load::{Samples, Window, join, repeat, run, together};
 use crate::options::Subject;
 use crate::replica::{Replica, body};
-use crate::server::Trace;
+use crate::server::{Trace, shared_memory};
 use crate::stage::Stage;
 use std::time::Duration;
 
@@ -20,6 +20,18 @@ pub fn adds(stage: &Stage, subject: &Subject, connections: usize) -> Result<Vec<
     let server = stage.start(subject)?;
     let samples = logged(&server, add_for(stage.length(), fresh(&server, connections)))?;
     Ok(add_figures(&samples))
+}
+
+pub fn memory_after(stage: &Stage, subject: &Subject) -> Result<Vec<Figure>> {
+    let server = stage.start(subject)?;
+    let Some(pid) = server.pid() else { return Ok(Vec::new()) };
+    logged(&server, add_for(stage.length(), fresh(&server, 64)))?;
+    let own = shared_memory(pid)?;
+    let mut figures = vec![Figure::less("server MiB", own)];
+    if let Some(cluster) = stage.cluster() {
+        figures.push(Figure::less("with its database MiB", own + shared_memory(cluster.pid())?));
+    }
+    Ok(figures)
 }
 
 pub fn adds_large(stage: &Stage, subject: &Subject) -> Result<Vec<Figure>> {

@@ -24,6 +24,16 @@ pub struct Measurement {
     pub yardstick: Yardstick,
 }
 
+/// The measurements of databases that are files, and of what Postgres has no part in.
+const OF_FILES: &[&str] = &["syncs-per-add", "adds-large", "first-syncs", "tls-", "verbs", "backup-pause"];
+
+impl Measurement {
+    /// Whether it is possible, or of use, with a database in files only.
+    pub fn looks_into_files(&self) -> bool {
+        OF_FILES.iter().any(|beginning| self.name.starts_with(beginning))
+    }
+}
+
 /// What a measurement is held against.
 pub enum Yardstick {
     None,
@@ -74,6 +84,12 @@ pub const ALL: &[Measurement] = &[
         about: "adds on 64 connections",
         run: |stage, subject| adds::adds(stage, subject, 64),
         yardstick: Yardstick::Disk,
+    },
+    Measurement {
+        name: "memory",
+        about: "memory of the server, and of it with its Postgres, after adds on 64 connections",
+        run: adds::memory_after,
+        yardstick: Yardstick::None,
     },
     Measurement {
         name: "adds-large",
