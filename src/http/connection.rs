@@ -75,9 +75,10 @@ impl App {
             let (app, progress) = (self.clone(), progress.clone());
             service_fn(move |request: Request<Incoming>| {
                 let (app, progress) = (app.clone(), progress.clone());
-                async move {
+                // Boxed, for hyper keeps the room for it even while there is no request.
+                Box::pin(async move {
                     Ok::<Response<Reply>, Infallible>(app.answer(request, progress, peer, entrance).await)
-                }
+                })
             })
         };
         let mut builder = http1::Builder::new();
