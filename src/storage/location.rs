@@ -76,10 +76,13 @@ impl Location {
 
     /// For a server that begins: a copy becomes a database of its own, unless it is not whole.
     pub fn take_over(&self) -> Result<()> {
-        let database = self.open()?;
-        match database.note()? {
+        // Without a pool, whose threads a fork would lose.
+        let unfinished = match self {
+            Location::Directory(directory) => Sqlite::take_over(directory)?,
+            Location::Postgres(address, habits) => Postgres::take_over(address, *habits)?,
+        };
+        match unfinished {
             None => Ok(()),
-            Some(note) if note.is_finished => database.end_copy(),
             Some(note) => Err(Error::new(
                 Kind::Unavailable,
                 format!(

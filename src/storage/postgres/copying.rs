@@ -3,7 +3,7 @@
 use super::fault::Outcome;
 use super::registry::{client, event_of};
 use super::txn::{Txn, id, snapshot_of, state, value, version};
-use super::{Postgres, READ, WRITE, bodies, schema};
+use super::{Address, Habits, Postgres, READ, WRITE, bodies, prepare, schema};
 use crate::protocol::{ClientId, Snapshot, VersionId};
 use crate::storage::contents::{self, Decision, LastUse};
 use crate::storage::copying::{Carried, Copying, Device, Holding, Note, Row, SUPERSEDED, Segment};
@@ -194,14 +194,31 @@ impl Copying for Postgres {
     }
 
     fn end_copy(&self) -> Result<()> {
-        self.on_link(None, |txn| {
-            let gone = txn.link.batch("DROP TABLE IF EXISTS sync_server_copy");
-            txn.told("taking the note away that the database is a copy", gone)
-        })
+        self.on_link(None, |txn| txn.end_copy())
+    }
+}
+
+impl Postgres {
+    /// Takes the note away from a whole copy; returns that of one that is not.
+    pub fn take_over(address: &Address, habits: Habits) -> Result<Option<Note>> {
+        let name = address.to_string();
+        let mut link = prepare::open(address, habits)?;
+        let mut txn = Txn::new(&mut link, &name, false);
+        let note = txn.copy_note()?;
+        if note.as_ref().is_some_and(|note| note.is_finished) {
+            txn.end_copy()?;
+            return Ok(None);
+        }
+        Ok(note)
     }
 }
 
 impl Txn<'_> {
+    fn end_copy(&mut self) -> Result<()> {
+        let gone = self.link.batch("DROP TABLE IF EXISTS sync_server_copy");
+        self.told("taking the note away that the database is a copy", gone)
+    }
+
     fn copy_note(&mut self) -> Result<Option<Note>> {
         if !self.exists("sync_server_copy")? {
             return Ok(None);

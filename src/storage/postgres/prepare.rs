@@ -131,7 +131,7 @@ impl Postgres {
     }
 }
 
-fn open(address: &Address, habits: Habits) -> Result<Link> {
+pub(super) fn open(address: &Address, habits: Habits) -> Result<Link> {
     let connector = Connector::new(address).map_err(|why| Error::new(Kind::Unavailable, why))?;
     Link::open(address, &connector, &habits)
         .map_err(|fault| fault.explain("connecting", &address.to_string()))

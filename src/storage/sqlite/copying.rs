@@ -5,7 +5,7 @@ use super::prepare::{carry_invariant, exists};
 use super::registry::{client_at, event_of};
 use super::txn::{INLINE_READ, Text, Txn, state_at, version_at};
 use super::upkeep::ID;
-use super::{Sqlite, sizes};
+use super::{FILE_NAME, Open, Sqlite, open_writer, sizes};
 use crate::protocol::{ClientId, Snapshot, VersionId};
 use crate::storage::contents::{self, Decision, LastUse};
 use crate::storage::copying::{Carried, Copying, Device, Holding, Note, Row, SUPERSEDED, Segment};
@@ -13,11 +13,13 @@ use crate::storage::schema::{PLAIN_INDEX, UNIQUE_INDEX};
 use crate::storage::{Body, Error, Kind, Result, Storage};
 use rusqlite::{MAIN_DB, OptionalExtension, params};
 use std::collections::BTreeMap;
+use std::path::Path;
 use uuid::Uuid;
 
 const READING: &str = "reading what is copied";
 const WRITING: &str = "writing the copy";
 const NOTING: &str = "noting that the database is a copy";
+const ENDING: &str = "taking the note away that the database is a copy";
 
 /// Only there as long as the database is a copy.
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS sync_server_copy (
@@ -158,13 +160,23 @@ impl Copying for Sqlite {
     }
 
     fn end_copy(&self) -> Result<()> {
-        self.writing("taking the note away that the database is a copy", |txn| {
-            txn.connection.execute_batch("DROP TABLE IF EXISTS sync_server_copy")
-        })
+        self.writing(ENDING, |txn| txn.connection.execute_batch("DROP TABLE IF EXISTS sync_server_copy"))
     }
 }
 
 impl Sqlite {
+    /// Takes the note away from a whole copy; returns that of one that is not.
+    pub fn take_over(directory: &Path) -> Result<Option<Note>> {
+        let path = directory.join(FILE_NAME);
+        let Open { connection, .. } = open_writer(&path)?;
+        let note = Txn::new(&connection, &path).copy_note().context(NOTING, &path)?;
+        if note.as_ref().is_some_and(|note| note.is_finished) {
+            connection.execute_batch("DROP TABLE IF EXISTS sync_server_copy").context(ENDING, &path)?;
+            return Ok(None);
+        }
+        Ok(note)
+    }
+
     fn reading<T>(&self, doing: &str, work: impl FnOnce(&mut Txn) -> rusqlite::Result<T>) -> Result<T> {
         let mut found = None;
         self.on_reader(|txn| {
