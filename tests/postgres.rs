@@ -7,6 +7,7 @@ mod config;
 mod copy;
 mod instances;
 mod operators;
+mod spread;
 mod troubles;
 
 use crate::util::{Server, program};
