@@ -7,9 +7,11 @@
 //! transaction: while one commit waits for the disk, the next group gathers. There is no timer, so
 //! an idle server adds no latency. Nothing is answered before the commit that contains it.
 
+mod large;
 mod syncs;
 mod writer;
 
+use self::large::read_large;
 use self::syncs::Syncs;
 use self::writer::write_all;
 use crate::credential::Credential;
@@ -17,8 +19,7 @@ use crate::metrics::Metrics;
 use crate::protocol::{ClientId, Outcome, Read, Request, VersionId, Write};
 use crate::service::{self, Policy};
 use crate::storage::{Error, Kind, Manner, Result, Storage};
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use std::cell::Cell;
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -27,11 +28,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-/// Jobs that may wait in each queue. Above it a caller gets [`Failure::Busy`].
+/// About so many jobs may wait in each queue. Above it a caller gets [`Failure::Busy`]. The queues grow
+/// with what waits, for one that held room for all would take megabytes of an idle server.
 const QUEUE: usize = 4096;
 
 /// Bodies of up to this many bytes are read where they are asked for.
-const HERE: usize = 16 * 1024;
+const HERE: usize = 128 * 1024;
 
 /// A read that takes longer has waited for the disk, or for its turn on a busy processor.
 const SLOW_READ: Duration = Duration::from_millis(1);
@@ -51,10 +53,6 @@ const LARGE: usize = 512 * 1024;
 
 /// Snapshots of this many bytes or more are better sent while they are read than afterwards.
 pub const POURED: usize = LARGE;
-
-/// How much of such a snapshot is read at a time: few enough bytes to still be in the processor's cache
-/// when they are sent.
-const PIECE: usize = 256 * 1024;
 
 /// The front desk: hands requests to the threads. Cheap to clone; the threads end when the last
 /// clone is gone.
@@ -115,10 +113,10 @@ type LargeRead = (Job<Read>, Option<mpsc::UnboundedSender<Vec<u8>>>);
 impl Workers {
     /// Starts the threads.
     pub fn start(storage: Arc<dyn Storage>, policy: Policy) -> std::io::Result<(Workers, Threads)> {
-        let (reads, read_jobs) = bounded(QUEUE);
-        let (large_reads, large_jobs) = bounded(QUEUE);
-        let (writes, write_jobs) = bounded(QUEUE);
-        let (probes, probe_jobs) = bounded(QUEUE);
+        let (reads, read_jobs) = unbounded();
+        let (large_reads, large_jobs) = unbounded();
+        let (writes, write_jobs) = unbounded();
+        let (probes, probe_jobs) = unbounded();
         let manner = storage.manner();
         let here = Here {
             storage: storage.clone(),
@@ -243,12 +241,14 @@ impl Workers {
 
 impl Here {
     fn is_slow(&self) -> bool {
-        self.slow_until.load(Relaxed) > self.micros()
+        let until = self.slow_until.load(Relaxed);
+        // Without a look at the clock where it never was.
+        until > 0 && until > self.micros()
     }
 
     fn answer(&self, read: &Read, brought: Option<&Credential>) -> Result<Outcome> {
         let began = self.micros();
-        let run = || self.storage.reading(|reader| service::read(reader, &self.policy, read, brought));
+        let run = || self.storage.glancing(|reader| service::read(reader, &self.policy, read, brought));
         let outcome = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(panicked()));
         self.learn(began);
         outcome
@@ -301,12 +301,12 @@ async fn send<T, J>(
     brought: Option<Credential>,
     queued: impl FnOnce(Job<T>) -> J,
 ) -> std::result::Result<Outcome, Failure> {
-    let (reply, answer) = oneshot::channel();
-    match queue.try_send(queued(Job { request, brought, since: Instant::now(), reply })) {
-        Ok(()) => {}
-        Err(TrySendError::Full(_)) => return Err(Failure::Busy),
-        Err(TrySendError::Disconnected(_)) => return Err(Failure::Stopped),
+    if queue.len() >= QUEUE {
+        return Err(Failure::Busy);
     }
+    let (reply, answer) = oneshot::channel();
+    let job = queued(Job { request, brought, since: Instant::now(), reply });
+    queue.send(job).map_err(|_| Failure::Stopped)?;
     answer.await.map_err(|_| Failure::Stopped)?.map_err(Failure::Storage)
 }
 
@@ -331,64 +331,6 @@ fn reader(
             });
         }
     })
-}
-
-fn read_large(storage: &dyn Storage, policy: &Policy, jobs: &Receiver<LargeRead>) {
-    let patience = storage.manner().patience;
-    for (job, sink) in jobs {
-        let Some(job) = in_time(job, patience) else { continue };
-        match (&job.request, sink) {
-            (Some(Read::GetSnapshot { client, room }), Some(sink)) => {
-                let (client, room) = (*client, *room);
-                pour(storage, policy, job, (client, room), &sink);
-            }
-            _ => answer(vec![job], |batch| {
-                storage.reading(|reader| {
-                    each(batch, |read, brought| service::read(reader, policy, read, brought))
-                })
-            }),
-        }
-    }
-}
-
-/// Answers as soon as the snapshot is found, and reads it behind its own answer, in one transaction.
-fn pour(
-    storage: &dyn Storage,
-    policy: &Policy,
-    job: Job<Read>,
-    (client, room): (ClientId, usize),
-    sink: &mpsc::UnboundedSender<Vec<u8>>,
-) {
-    let Job { brought, reply, .. } = job;
-    let reply = Cell::new(Some(reply));
-    let answer = |outcome| {
-        // Nobody waits any more where the connection is gone.
-        reply.take().map(|reply| reply.send(outcome));
-    };
-    let is_begun = Cell::new(false);
-    let run = || {
-        storage.reading(|reader| {
-            if is_begun.get() {
-                // The storage begins again, and what was sent cannot be taken back.
-                return Err(Error::new(Kind::Unavailable, "reading it was interrupted"));
-            }
-            let read = Read::GetSnapshot { client, room: 0 };
-            let outcome = service::read(reader, policy, &read, brought.as_ref())?;
-            let is_poured = matches!(outcome, Outcome::NeedsRoom { len, .. } if len <= room);
-            answer(Ok(outcome));
-            is_begun.set(true);
-            match is_poured {
-                true => reader.pour_snapshot(client, PIECE, &mut |piece| sink.send(piece).is_ok()),
-                false => Ok(()),
-            }
-        })
-    };
-    if let Err(error) = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(panicked())) {
-        match reply.take() {
-            Some(reply) => drop(reply.send(Err(error))),
-            None => log::error!("the snapshot of client {client:?} was sent in part only: {error}"),
-        }
-    }
 }
 
 /// The job, unless it has waited for so long that its answer must not wait for the database as well.

@@ -130,15 +130,19 @@ fn restarts_lose_no_connection() {
     let [plainly, securely] = std::thread::scope(|scope| {
         let (is_over, client) = (&is_over, &client);
         let plainly = scope.spawn(|| {
-            let (name, mut parent) = (uuid::Uuid::new_v4().to_string(), NIL.to_owned());
+            let (client, mut parent) = (uuid::Uuid::new_v4().to_string(), NIL.to_owned());
+            let mut replica = Replica { connection: Connection::open(&plain_address), client };
             let mut count = 0;
             while !is_over.load(Relaxed) {
-                let mut replica =
-                    Replica { connection: Connection::open(&plain_address), client: name.clone() };
                 let answer = replica.add_version(&parent, b"segment");
                 assert_eq!(answer.status, 200);
                 parent = answer.version();
                 count += 1;
+                // A kept connection ends with an answer that says so, never between two requests of a sync.
+                if answer.header("connection") == Some("close") || count % 20 == 0 {
+                    replica.connection = Connection::open(&plain_address);
+                }
+                std::thread::sleep(Duration::from_millis(5));
             }
             count
         });

@@ -116,8 +116,8 @@ impl Replica {
 
     /// Closes the connection and opens another.
     pub async fn reconnect(&mut self) -> Result<()> {
-        let old = self.connection.take().ok_or("no connection is left")?;
-        self.connection = Some(old.again(&self.place).await?);
+        self.connection = None;
+        self.connection = Some(Connection::open(&self.place).await?);
         Ok(())
     }
 }

@@ -4,10 +4,14 @@ use crate::Result;
 use crate::tls::NAME;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::pin::Pin;
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -23,10 +27,13 @@ const SNAPSHOT: &str = "application/vnd.taskchampion.snapshot";
 /// Bodies above this are not copied behind their request's head.
 const SMALL: usize = 128 * 1024;
 
-const BUFFER: usize = 256 * 1024;
+const BUFFER: usize = 128 * 1024;
 
-/// For answers with next to no body.
-const SMALL_BUFFER: usize = 1024;
+thread_local! {
+    /// One for all connections of a thread: it stays in the processor's cache, so that the load costs little
+    /// beside the server, and many connections take little memory.
+    static BUFFER_OF_ALL: RefCell<Vec<u8>> = RefCell::new(vec![0; BUFFER]);
+}
 
 /// Where a server is.
 #[derive(Clone)]
@@ -155,7 +162,8 @@ impl Answer {
 /// One kept-alive connection.
 pub struct Connection {
     stream: Stream,
-    buffer: Vec<u8>,
+    /// The head of an answer that did not come in one piece.
+    begun: Vec<u8>,
 }
 
 enum Stream {
@@ -164,10 +172,10 @@ enum Stream {
 }
 
 impl Stream {
-    async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
-            Stream::Plain(stream) => stream.read(buffer).await,
-            Stream::Secure(stream) => stream.read(buffer).await,
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Secure(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 
@@ -184,30 +192,27 @@ impl Stream {
 
 impl Connection {
     pub async fn open(place: &Place) -> Result<Connection> {
-        Connection::open_with(place, None, vec![0; BUFFER]).await
+        Connection::open_with(place, None).await
     }
 
-    /// From this address, for small answers: where there are many, each has little memory.
+    /// From this address.
     pub async fn open_from(place: &Place, source: Ipv4Addr) -> Result<Connection> {
-        Connection::open_with(place, Some(source), vec![0; SMALL_BUFFER]).await
+        Connection::open_with(place, Some(source)).await
     }
 
-    /// The same to the same place, on a new connection.
-    pub async fn again(self, place: &Place) -> Result<Connection> {
-        drop(self.stream);
-        Connection::open_with(place, None, self.buffer).await
-    }
-
-    async fn open_with(place: &Place, source: Option<Ipv4Addr>, buffer: Vec<u8>) -> Result<Connection> {
+    async fn open_with(place: &Place, source: Option<Ipv4Addr>) -> Result<Connection> {
         let fail = |error| format!("connecting to {}: {error}", place.address);
         let stream = connect(place.address, source).await.map_err(fail)?;
         stream.set_nodelay(true).map_err(fail)?;
-        let Some(client) = &place.client else {
-            return Ok(Connection { stream: Stream::Plain(stream), buffer });
+        let stream = match &place.client {
+            None => Stream::Plain(stream),
+            Some(client) => {
+                let name = ServerName::try_from(NAME).map_err(|error| error.to_string())?;
+                let connector = TlsConnector::from(client.clone());
+                Stream::Secure(Box::new(connector.connect(name, stream).await.map_err(fail)?))
+            }
         };
-        let name = ServerName::try_from(NAME).map_err(|error| error.to_string())?;
-        let stream = TlsConnector::from(client.clone()).connect(name, stream).await.map_err(fail)?;
-        Ok(Connection { stream: Stream::Secure(Box::new(stream)), buffer })
+        Ok(Connection { stream, begun: Vec::new() })
     }
 
     /// Sends a request and reads its answer, without keeping the body.
@@ -236,29 +241,56 @@ impl Connection {
     }
 
     async fn answer(&mut self, mut keep: impl FnMut(&[u8])) -> Result<Answer> {
-        let mut filled = 0;
-        let end = loop {
-            filled += self.read_from(filled).await?;
-            if let Some(end) = head_end(&self.buffer[..filled]) {
-                break end;
+        let mut begun = std::mem::take(&mut self.begun);
+        let (answer, mut left) = loop {
+            let found = self
+                .read(|bytes| {
+                    let whole = match begun.is_empty() {
+                        true => bytes,
+                        false => {
+                            begun.extend_from_slice(bytes);
+                            &begun
+                        }
+                    };
+                    let found = begins(whole, &mut keep);
+                    if found.is_none() && begun.is_empty() {
+                        begun.extend_from_slice(bytes);
+                    }
+                    found
+                })
+                .await?;
+            if let Some(found) = found {
+                break found?;
             }
         };
-        let answer = parse(&self.buffer[..end])?;
-        let body = &self.buffer[end..filled];
-        keep(body);
-        let mut left = answer.length.checked_sub(body.len()).ok_or("more bytes than Content-Length says")?;
+        begun.clear();
+        self.begun = begun;
         while left > 0 {
-            let read = self.read_from(0).await?;
-            keep(&self.buffer[..read]);
-            left = left.checked_sub(read).ok_or("more bytes than Content-Length says")?;
+            let read = self
+                .read(|bytes| {
+                    keep(bytes);
+                    bytes.len()
+                })
+                .await?;
+            left = left.checked_sub(read).ok_or(TOO_LONG)?;
         }
         Ok(answer)
     }
 
-    async fn read_from(&mut self, at: usize) -> Result<usize> {
-        match self.stream.read(&mut self.buffer[at..]).await {
-            Ok(0) => Err("the server closed the connection instead of answering".to_owned()),
-            Ok(read) => Ok(read),
+    /// Waits for bytes and looks at them.
+    async fn read<T>(&mut self, mut look: impl FnMut(&[u8]) -> T) -> Result<T> {
+        let stream = &mut self.stream;
+        let read = poll_fn(|cx| {
+            BUFFER_OF_ALL.with_borrow_mut(|buffer| {
+                let mut buffer = ReadBuf::new(buffer);
+                let result = ready!(stream.poll_read(cx, &mut buffer));
+                let bytes = buffer.filled();
+                Poll::Ready(result.map(|()| (!bytes.is_empty()).then(|| look(bytes))))
+            })
+        });
+        match read.await {
+            Ok(Some(looked)) => Ok(looked),
+            Ok(None) => Err("the server closed the connection instead of answering".to_owned()),
             Err(error) => Err(format!("reading an answer: {error}")),
         }
     }
@@ -269,6 +301,18 @@ async fn connect(address: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<Tc
     let socket = TcpSocket::new_v4()?;
     socket.bind((source, 0).into())?;
     socket.connect(address).await
+}
+
+const TOO_LONG: &str = "more bytes than Content-Length says";
+
+/// The answer that begins here and how many bytes of its body are missing, once its head is whole.
+fn begins(bytes: &[u8], keep: &mut impl FnMut(&[u8])) -> Option<Result<(Answer, usize)>> {
+    let (head, body) = bytes.split_at(head_end(bytes)?);
+    keep(body);
+    Some(parse(head).and_then(|answer| {
+        let left = answer.length.checked_sub(body.len()).ok_or(TOO_LONG)?;
+        Ok((answer, left))
+    }))
 }
 
 fn head_end(bytes: &[u8]) -> Option<usize> {

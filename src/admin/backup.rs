@@ -66,7 +66,7 @@ pub fn write(desk: &Desk, file: &str, yes: bool) -> Result<Output, Refusal> {
     drop(progress);
     let summary = written.map_err(|problem| not_written(file, problem))?;
     let holds = holds(&summary);
-    let recorded = desk.record("backup", &format!("{holds}, to {}", name(file)));
+    let recorded = desk.record("backup", &format!("{holds}, to {}", target(file)));
     let text = if file == STANDARD {
         format!(
             "Wrote a backup to standard output: {holds}. Nobody has read it again: `sync-server admin verify-backup` \
@@ -96,7 +96,7 @@ pub fn verify(file: &str, format: Format) -> Result<Output, Refusal> {
 fn described(file: &str, head: &Head, summary: &Summary) -> String {
     format!(
         "{} is whole: {}, made {} by sync-server {} ({}, schema version {}).\n",
-        name(file),
+        source(file),
         holds(summary),
         moment(head.created),
         head.program,
@@ -146,8 +146,14 @@ pub fn holds(summary: &Summary) -> String {
     )
 }
 
-fn name(file: &str) -> &str {
-    if file == STANDARD { "standard input or output" } else { file }
+/// Where a backup goes.
+fn target(file: &str) -> &str {
+    if file == STANDARD { "standard output" } else { file }
+}
+
+/// Where one comes from.
+fn source(file: &str) -> &str {
+    if file == STANDARD { "standard input" } else { file }
 }
 
 fn not_written(file: &str, problem: Problem) -> Refusal {
@@ -158,7 +164,7 @@ fn not_written(file: &str, problem: Problem) -> Refusal {
 
 /// A backup that cannot be used.
 pub fn unusable(file: &str, problem: Problem) -> Refusal {
-    refusal(code(problem.reason), format!("{}: {problem}", name(file)))
+    refusal(code(problem.reason), format!("{}: {problem}", source(file)))
 }
 
 fn code(reason: Reason) -> u8 {

@@ -2,7 +2,7 @@
 
 use ring::digest::{Context, SHA256};
 use std::mem;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 /// Bytes that the thread takes at a time.
@@ -14,7 +14,14 @@ const WAITING: usize = 4;
 /// SHA-256 of what comes, on a thread of its own from the first mebibyte on.
 pub struct Digest {
     piece: Vec<u8>,
-    thread: Option<(SyncSender<Vec<u8>>, JoinHandle<Context>)>,
+    thread: Option<Thread>,
+}
+
+struct Thread {
+    pieces: SyncSender<Vec<u8>>,
+    /// Pieces that were taken, to be filled again: new memory would be cleared first, each time.
+    spares: Receiver<Vec<u8>>,
+    handle: JoinHandle<Context>,
 }
 
 impl Digest {
@@ -29,10 +36,10 @@ impl Digest {
             let (now, later) = bytes.split_at(bytes.len().min(PIECE - self.piece.len()));
             self.piece.extend_from_slice(now);
             if self.piece.len() == PIECE {
-                let piece = mem::replace(&mut self.piece, Vec::with_capacity(PIECE));
-                let (pieces, _) = self.thread.get_or_insert_with(start);
+                let thread = self.thread.get_or_insert_with(start);
+                let spare = thread.spares.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE));
                 // A thread that is gone has panicked, which the end reports.
-                let _ = pieces.send(piece);
+                let _ = thread.pieces.send(mem::replace(&mut self.piece, spare));
             }
             bytes = later;
         }
@@ -41,9 +48,9 @@ impl Digest {
     /// The digest.
     pub fn finish(self) -> [u8; 32] {
         let mut context = match self.thread {
-            Some((pieces, thread)) => {
+            Some(Thread { pieces, handle, .. }) => {
                 drop(pieces);
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             }
             None => Context::new(&SHA256),
         };
@@ -54,14 +61,20 @@ impl Digest {
     }
 }
 
-fn start() -> (SyncSender<Vec<u8>>, JoinHandle<Context>) {
+fn start() -> Thread {
     let (pieces, received) = sync_channel::<Vec<u8>>(WAITING);
-    let thread = thread::spawn(move || {
+    let (taken, spares) = sync_channel(WAITING);
+    let handle = thread::spawn(move || {
         let mut context = Context::new(&SHA256);
-        received.into_iter().for_each(|piece| context.update(&piece));
+        for mut piece in received {
+            context.update(&piece);
+            piece.clear();
+            // What nobody wants back is freed.
+            let _ = taken.try_send(piece);
+        }
         context
     });
-    (pieces, thread)
+    Thread { pieces, spares, handle }
 }
 
 #[cfg(test)]

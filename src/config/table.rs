@@ -662,7 +662,7 @@ pub static TABLE: &[Setting] = &[
         kind: &TIME,
         default: Some("8s"),
         doc: "How long requests in flight may take once the server is told to stop",
-        long: "Connections without a request are closed at once. Keep it below the time after which a \
+        long: "Connections without a request are closed within a second. Keep it below the time after which a \
                container engine (10 s for Docker) or systemd (90 s) kills.",
         set: |config, text, _| put(&mut config.limits.shutdown_timeout, value::duration_or_none(text)),
         ..PLAIN

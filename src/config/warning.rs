@@ -29,6 +29,12 @@ pub fn warnings(config: &Config, sources: &Sources, effective: &[Effective]) -> 
                 .to_owned(),
         );
     }
+    if config.backup.dir.is_some() && config.backup.interval.is_none() {
+        warnings.push(
+            "backup.dir: no backups are made there by themselves without backup.interval; give that as well, 24h for one"
+                .to_owned(),
+        );
+    }
     if config.pid_file.is_some() && !config.daemonize {
         warnings.push("pid_file: it is written only where daemonize is true; leave it out".to_owned());
     }
@@ -171,6 +177,8 @@ mod tests {
     fn what_makes_clients_fail_or_does_nothing_is_warned_of() {
         assert!(of_environment([("BODY_LIMIT", "1MiB")]).contains("body.limit"));
         assert!(of_environment([("IDLE_TIMEOUT", "60s")]).contains("idle.timeout"));
+        assert!(of_environment([("BACKUP_DIR", "/backups")]).contains("backup.interval"));
+        assert_eq!(of_environment([("BACKUP_DIR", "/backups"), ("BACKUP_INTERVAL", "24h")]), "");
         assert!(of_environment([("PID_FILE", "/run/s.pid")]).contains("pid_file"));
         assert!(of_environment([("REAL_ADDRESS", "forwarded")]).contains("trusted_proxies"));
         assert_eq!(of_environment([("REAL_ADDRESS", "forwarded"), ("TRUSTED_PROXIES", "unix")]), "");

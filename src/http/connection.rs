@@ -34,7 +34,7 @@ const BUFFER: usize = 64 * 1024;
 /// that the peer has not read yet.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// How long what comes before the first request may still take once the server stops.
+/// How long what comes before a request may still take once the server stops.
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// How a connection came to its end.
@@ -75,9 +75,10 @@ impl App {
             let (app, progress) = (self.clone(), progress.clone());
             service_fn(move |request: Request<Incoming>| {
                 let (app, progress) = (app.clone(), progress.clone());
-                async move {
+                // Boxed, for hyper keeps the room for it even while there is no request.
+                Box::pin(async move {
                     Ok::<Response<Reply>, Infallible>(app.answer(request, progress, peer, entrance).await)
-                }
+                })
             })
         };
         let mut builder = http1::Builder::new();
@@ -134,7 +135,7 @@ impl App {
 }
 
 /// Runs the connection and its one timer until either ends it. `finish` makes it end after the
-/// request in flight, at once where there is none; who has not yet sent the first has a moment for it.
+/// request in flight, at once where there is none and none is to be expected.
 async fn drive<C>(
     connection: &mut C,
     finish: impl Fn(Pin<&mut C>),
@@ -147,12 +148,14 @@ where
     C: Future<Output = hyper::Result<()>> + Unpin,
 {
     let news = stop.clone();
-    // Whoever came just before and has asked for nothing yet is waited for. The stream that finds out runs in
-    // the same task, before this.
+    // Whoever has just come or was just answered may be asking already, and learns with the answer that no
+    // more is to be asked here. The stream that finds out runs in the same task, before this.
     let mut stop = pin!(async move {
         stopped(&mut stop).await;
-        let asked = poll_fn(|_| if progress.is_silent() { Poll::Pending } else { Poll::Ready(()) });
-        let _ = tokio::time::timeout(MOMENT, asked).await;
+        let asked =
+            poll_fn(|_| if progress.phase() == Phase::Idle { Poll::Pending } else { Poll::Ready(()) });
+        let idle = if progress.is_silent() { Duration::ZERO } else { progress.age(Instant::now()) };
+        let _ = tokio::time::timeout(MOMENT.saturating_sub(idle), asked).await;
     });
     let (mut is_asked, mut is_stopping) = (false, false);
     let mut timer = pin!(tokio::time::sleep_until(Instant::now().into()));

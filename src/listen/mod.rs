@@ -2,7 +2,7 @@
 //!
 //! Sockets are bound before anything else is started, so that whatever is wrong with them is seen
 //! at once. Knows nothing of HTTP and TLS: what is accepted goes to [`App::serve`], or where there is
-//! a certificate and it came by TCP, to [`Acceptor::serve`] first.
+//! a certificate and it came by TCP, to [`Acceptor::shake_hands`] first.
 
 mod bind;
 mod doors;

@@ -34,41 +34,36 @@ impl House {
     }
 
     /// Serves a connection until it ends.
+    ///
+    /// Most do nothing most of the time, so whatever one is at is boxed: there is room for a handshake only
+    /// until it is done.
     pub async fn welcome(self, guest: Guest, way: Way, progress: Arc<Progress>) {
         match guest {
             Guest::Tcp(mut stream, address) => {
-                let Some(peer) = self.identify(&mut stream, Peer::Tcp(address), &progress).await else {
-                    return;
-                };
-                let visit = Visit { peer, entrance: way.entrance, progress, stop: self.stop.clone() };
-                let tls = self.tls.clone().filter(|_| !way.is_plain);
+                let peer = Box::pin(self.identify(&mut stream, Peer::Tcp(address), &progress)).await;
+                let Some(peer) = peer else { return };
+                let visit = Visit { peer, entrance: way.entrance, progress, stop: self.stop };
+                let tls = self.tls.filter(|_| !way.is_plain);
                 let Ok(_counted) = self.app.count(peer) else {
                     return if tls.is_none() {
-                        self.turn_away(stream, &visit).await
+                        Box::pin(turn_away(&self.app, stream, &visit)).await
                     };
                 };
-                match tls {
-                    // Boxed, so that a plain connection's task is not as large as this one's.
-                    Some(tls) => Box::pin(async move { tls.serve(stream, visit, self.app).await }).await,
-                    None => self.app.serve(stream, visit).await,
+                let Some(tls) = tls else { return Box::pin(self.app.serve(stream, visit)).await };
+                let shaken = Box::pin(tls.shake_hands(stream, &visit, &self.app)).await;
+                if let Some(stream) = shaken {
+                    Box::pin(self.app.serve(stream, visit)).await;
                 }
             }
             Guest::Unix(mut stream) => {
-                let Some(peer) = self.identify(&mut stream, Peer::Unix, &progress).await else { return };
-                let visit = Visit { peer, entrance: way.entrance, progress, stop: self.stop.clone() };
-                let Ok(_counted) = self.app.count(peer) else { return self.turn_away(stream, &visit).await };
-                self.app.serve(stream, visit).await;
+                let peer = Box::pin(self.identify(&mut stream, Peer::Unix, &progress)).await;
+                let Some(peer) = peer else { return };
+                let visit = Visit { peer, entrance: way.entrance, progress, stop: self.stop };
+                let Ok(_counted) = self.app.count(peer) else {
+                    return Box::pin(turn_away(&self.app, stream, &visit)).await;
+                };
+                Box::pin(self.app.serve(stream, visit)).await;
             }
-        }
-    }
-
-    /// Says that there are too many of this address, without a wait for whoever does not listen.
-    async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, visit: &Visit) {
-        self.app.tell_unread(visit.peer, 429, visit.progress.age(Instant::now()));
-        let said = http::say(stream, wire::TOO_MANY_CONNECTIONS);
-        tokio::select! {
-            _ = tokio::time::timeout(FAREWELL, said) => {}
-            () = visit.progress.unwanted() => {}
         }
     }
 
@@ -103,6 +98,16 @@ impl House {
             );
         }
         None
+    }
+}
+
+/// Says that there are too many of this address, without a wait for whoever does not listen.
+async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(app: &App, stream: S, visit: &Visit) {
+    app.tell_unread(visit.peer, 429, visit.progress.age(Instant::now()));
+    let said = http::say(stream, wire::TOO_MANY_CONNECTIONS);
+    tokio::select! {
+        _ = tokio::time::timeout(FAREWELL, said) => {}
+        () = visit.progress.unwanted() => {}
     }
 }
 

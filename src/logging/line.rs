@@ -203,7 +203,9 @@ fn is_plain(value: &str) -> bool {
 
 impl<'kvs> VisitSource<'kvs> for Escaped<'_> {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
-        write!(self, " {key}=")?;
+        for piece in [" ", key.as_str(), "="] {
+            self.write_str(piece)?;
+        }
         value.visit(self)
     }
 }

@@ -135,12 +135,16 @@ fn child(
     room: usize,
 ) -> Option<(VersionId, Body)> {
     let found = storage.reading(|reader| reader.child(client, parent, room)).expect("a read works");
+    let glanced = storage.glancing(|reader| reader.child(client, parent, room)).expect("a glance works");
+    assert_eq!(found, glanced, "nobody writes meanwhile");
     found.expect("the client exists").child
 }
 
 /// The held snapshot of a client that exists.
 fn snapshot(storage: &dyn Storage, client: ClientId, room: usize) -> Option<(VersionId, Body)> {
     let found = storage.reading(|reader| reader.snapshot(client, room)).expect("a read works");
+    let glanced = storage.glancing(|reader| reader.snapshot(client, room)).expect("a glance works");
+    assert_eq!(found, glanced, "nobody writes meanwhile");
     found.expect("the client exists").snapshot
 }
 

@@ -4,7 +4,6 @@ use super::Acceptor;
 use crate::http::{self, App, Visit, wire};
 use crate::peer::Peer;
 use std::io::{self, ErrorKind};
-use std::sync::Arc;
 use std::time::Instant;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -23,18 +22,24 @@ enum Arrival {
 }
 
 impl Acceptor {
-    /// Shakes hands within the time that a request's head may take, and serves what is said then. Soon after
-    /// it is to stop, or once others need its place, a handshake that is not done is given up.
-    pub async fn serve(&self, stream: TcpStream, visit: Visit, app: Arc<App>) {
+    /// Shakes hands within the time that a request's head may take; `None` where nothing more is to be said.
+    /// Soon after the server is to stop, or once others need its place, a handshake that is not done is given
+    /// up.
+    pub async fn shake_hands(
+        &self,
+        stream: TcpStream,
+        visit: &Visit,
+        app: &App,
+    ) -> Option<Box<TlsStream<TcpStream>>> {
         let peer = visit.peer;
         let mut stopped = visit.stop.clone();
         let arrival = tokio::select! {
             arrival = tokio::time::timeout(self.patience, self.receive(stream)) => arrival,
-            () = http::soon_after(&mut stopped) => return,
-            () = visit.progress.unwanted() => return,
+            () = http::soon_after(&mut stopped) => return None,
+            () = visit.progress.unwanted() => return None,
         };
         match arrival {
-            Ok(Ok(Arrival::Secure(stream))) => app.serve(stream, visit).await,
+            Ok(Ok(Arrival::Secure(stream))) => return Some(stream),
             Ok(Ok(Arrival::Plain(stream))) => {
                 self.warn_of_plain(peer);
                 app.tell_unread(peer, 400, visit.progress.age(Instant::now()));
@@ -48,6 +53,7 @@ impl Acceptor {
             Ok(Err(error)) => self.tell(peer, &error),
             Err(_) => self.tell(peer, &io::Error::new(ErrorKind::TimedOut, "it took too long")),
         }
+        None
     }
 
     async fn receive(&self, stream: TcpStream) -> io::Result<Arrival> {

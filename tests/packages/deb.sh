@@ -285,6 +285,15 @@ upgrades() {
     in_box grep -q 'new in this release' "$config.dpkg-dist" || fail 'the new default is not beside it'
     same "$(in_box stat -c '%U:%G %a' "$config")" 'root:sync-server 640' "$config after an upgrade"
 
+    # Behind a proxy an upgrade leaves the sockets open.
+    with proxy
+    said=$(in_box systemctl show --value --property InvocationID sync-server.socket)
+    install this '-o Dpkg::Options::=--force-confold' >/dev/null
+    same "$(in_box systemctl show --value --property InvocationID sync-server.socket)" "$said" 'the socket after an upgrade'
+    is_active || fail 'it does not run after an upgrade behind a proxy'
+    with
+    install newer '-o Dpkg::Options::=--force-confold' >/dev/null
+
     # A sync in the middle of an upload is finished by the server that began it.
     local before
     before=$(property MainPID)

@@ -56,7 +56,7 @@ run() {
     shift
     containers+=("$name")
     docker run --detach --name "$name" "${strict[@]}" --health-interval=1s --health-retries=1 --network "$network" \
-        --env DATA_DIR=/var/lib/taskchampion-sync-server/data "$@" "$image" >/dev/null
+        --env DATA_DIR=/var/lib/taskchampion-sync-server/data --env CREATE_CLIENTS=false "$@" "$image" >/dev/null
     eventually is "$name" healthy
 }
 
@@ -71,6 +71,8 @@ two() {
     run "$two" --env CONNECTION_FILE=/connection --volume "$work/connection:/connection:ro"
     said=$(docker exec "$one" sync-server admin add-client --label alice 2>/dev/null)
     holds "$(docker exec "$two" sync-server admin list-clients 2>/dev/null)" alice
+    docker exec "$one" sync-server reload >/dev/null || fail 'reload'
+    docker exec "$one" sync-server admin doctor >"$work/said" 2>&1 || fail "what the doctor finds: $(cat "$work/said")"
     device a "$said"
     device b "$said"
     points "$(url "$one")" a

@@ -46,12 +46,9 @@ async fn handshakes_with(
     let mut tasks = Vec::new();
     for _ in 0..AT_ONCE {
         let (place, request) = (place.clone(), Request::path(&place, path));
-        let mut connection = Some(Connection::open(&place).await?);
         tasks.push(repeat_owned(window, async move || {
-            let mut fresh = connection.take().ok_or("no connection is left")?.again(&place).await?;
-            fresh.exchange(&request).await?.expect_status(status)?;
-            connection = Some(fresh);
-            Ok(())
+            let mut fresh = Connection::open(&place).await?;
+            fresh.exchange(&request).await?.expect_status(status).map(|_| ())
         }));
     }
     join(together(tasks).await?)

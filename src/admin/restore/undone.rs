@@ -28,6 +28,8 @@ enum What {
     SuspendedAgain,
     /// It had been suspended since.
     ActiveAgain,
+    /// It had been given another label since, or its first.
+    LabelBack,
     /// It had been added since, and its token is worth nothing now.
     DeviceGone,
     /// It had been removed since, and its token is worth something again.
@@ -54,6 +56,9 @@ fn compare(client: ClientId, was: &Known, is: &Known, undone: &mut Vec<Undone>) 
         (true, false) => undone.push(of(client, is, What::ActiveAgain, None)),
         (false, true) => undone.push(of(client, is, What::SuspendedAgain, None)),
         _ => {}
+    }
+    if was.label != is.label {
+        undone.push(of(client, is, What::LabelBack, None));
     }
     let missing = |from: &Known, other: &Known| {
         let names = from.devices.iter().filter(|(name, added)| other.devices.get(*name) != Some(*added));
@@ -91,6 +96,8 @@ fn line(one: &Undone) -> String {
         What::ClientBack => format!("{client} is there again"),
         What::SuspendedAgain => format!("{client} is suspended again"),
         What::ActiveAgain => format!("{client} is not suspended any more"),
+        What::LabelBack if one.label.is_some() => format!("{client} is called that again"),
+        What::LabelBack => format!("{client} has no label again"),
         What::DeviceGone => format!("{device} of {client} is refused: add it again, it needs a new token"),
         What::DeviceBack => {
             format!(

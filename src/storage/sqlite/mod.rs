@@ -115,9 +115,13 @@ impl Sqlite {
 
 impl Sqlite {
     fn on_reader(&self, work: impl FnOnce(&mut txn::Txn) -> Result<()>) -> Result<()> {
+        self.with_reader(|connection| in_transaction(connection, "BEGIN", &self.path, work))
+    }
+
+    fn with_reader(&self, work: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
         let pool = self.readers.read().unwrap_or_else(PoisonError::into_inner).clone();
         let result = match pool.get() {
-            Ok(connection) => in_transaction(&connection, "BEGIN", &self.path, work),
+            Ok(connection) => work(&connection),
             Err(error) => Err(fault::of_pool(&error, &self.path)),
         };
         if result.as_ref().is_err_and(needs_new_handles) {
@@ -156,6 +160,12 @@ impl Sqlite {
 impl Storage for Sqlite {
     fn read(&self, work: &mut dyn FnMut(&mut dyn Reader) -> Result<()>) -> Result<()> {
         self.on_reader(|txn| work(txn))
+    }
+
+    /// Each fact is one statement, which is a transaction of its own: to begin and end one around it would
+    /// be two more statements.
+    fn glance(&self, work: &mut dyn FnMut(&mut dyn Reader) -> Result<()>) -> Result<()> {
+        self.with_reader(|connection| work(&mut txn::Txn::new(connection, &self.path)))
     }
 
     fn transact(&self, work: &mut dyn FnMut(&mut dyn Writer) -> Result<()>) -> Result<()> {
