@@ -13,11 +13,18 @@ pub use problem::{Problem, Reason};
 use crate::archive::{Flaw, Head, Reader, Summary, Writer};
 use crate::storage::contents::{Contents, Visit};
 use crate::storage::{self, schema};
-use rustix::fs::{Advice, fadvise};
+use flush::{Flushing, Following};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
 use target::Part;
+
+/// How often it is looked how far a written backup is read again.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// How far a backup is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +66,7 @@ pub fn to_file(
     Ok(summary)
 }
 
+/// Writes the backup, and reads it again from the disk meanwhile.
 fn fill(
     contents: &dyn Contents,
     head: &Head,
@@ -66,15 +74,34 @@ fn fill(
     watch: &mut Watch<'_>,
 ) -> Result<Summary, Problem> {
     let file = part.file();
-    let (flushed, written) =
-        flush::during(file, |out| to_stream(contents, head, out, watch).map(|(_, summary)| summary));
-    let summary = written.map_err(|problem| part.explain(problem))?;
-    flushed.and_then(|()| file.sync_all()).map_err(|error| part.failed(&error))?;
-    // What the kernel remembers of it says nothing about what the disk has.
-    let _ = fadvise(file, 0, None, Advice::DontNeed);
     let again = File::open(part.path()).map_err(|error| part.failed(&error))?;
-    let (_, found) = verify(again, watch).map_err(|problem| part.unverified(problem))?;
-    if found == summary { Ok(summary) } else { Err(part.changed()) }
+    let (synced, news) = channel();
+    let (read, is_stopped) = (AtomicU64::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let verifier = scope.spawn(|| {
+            verify(Following::new(again, news), &mut |step| {
+                if let Step::Verified(bytes) = step {
+                    read.fetch_add(bytes, Relaxed);
+                }
+                !is_stopped.load(Relaxed)
+            })
+        });
+        let write = |out: Flushing| to_stream(contents, head, out, watch).map(|(_, summary)| summary);
+        let (flushed, written) = flush::during(file, &synced, write);
+        let summary = written.map_err(|problem| part.explain(problem))?;
+        flushed.and_then(|()| file.sync_all()).map_err(|error| part.failed(&error))?;
+        flush::tell(file, summary.bytes, &synced);
+        drop(synced);
+        while !verifier.is_finished() {
+            if !watch(Step::Verified(read.swap(0, Relaxed))) {
+                is_stopped.store(true, Relaxed);
+            }
+            thread::sleep(LOOK);
+        }
+        let verified = verifier.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (_, found) = verified.map_err(|problem| part.unverified(problem))?;
+        if found == summary { Ok(summary) } else { Err(part.changed()) }
+    })
 }
 
 /// Writes a backup to wherever it can be written. Nobody has read it again.
