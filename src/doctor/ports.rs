@@ -29,6 +29,10 @@ pub fn ports(config: &Config, serving: &Serving) -> Vec<Finding> {
                 "its log says more; where it was started with another configuration, ask with that one, or restart it",
             ),
         }],
+        // Servers on a database elsewhere hold nothing by which they are known on their machine.
+        Serving::Nobody if config.connection.is_some() && healthcheck::run(None, config).is_ok() => {
+            vec![Finding::well(TOPIC, "a server answers there, and is ready")]
+        }
         Serving::Nobody => config.listen.iter().chain(&config.http_listen).flat_map(free).collect(),
     }
 }

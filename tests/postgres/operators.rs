@@ -44,6 +44,8 @@ fn every_verb_does_on_postgres_what_it_does_on_sqlite() {
         actions,
         ["add-client", "label-client", "suspend-client", "resume-client", "add-device", "remove-device"]
     );
+    let told = admin(&cluster, &["doctor", "--listen", &server.address]);
+    assert!(String::from_utf8_lossy(&told.stdout).contains("a server answers there"), "{told:?}");
     done(&cluster, &["reset-client", "bob", "--yes"]);
     assert_eq!(replica.child_version(NIL).status, 404);
     done(&cluster, &["remove-client", "bob", "--yes"]);
