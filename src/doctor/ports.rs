@@ -65,14 +65,16 @@ fn free_address(name: &str, address: SocketAddr) -> Finding {
     // Closed again at once, before anybody comes.
     match TcpListener::bind(address) {
         Ok(_) => Finding::well(TOPIC, format!("{address} is free for the server, which is not running")),
-        Err(error) if error.kind() == ErrorKind::AddrInUse => Finding::wrong(
-            TOPIC,
-            format!(
-                "{address} is taken by {}",
-                holder(address).unwrap_or_else(|| "another process".to_owned())
+        Err(error) if error.kind() == ErrorKind::AddrInUse => match holder(address) {
+            Some(holder) if holder.starts_with("systemd (") => {
+                Finding::well(TOPIC, format!("systemd listens at {address}, and hands it to the server"))
+            }
+            holder => Finding::wrong(
+                TOPIC,
+                format!("{address} is taken by {}", holder.as_deref().unwrap_or("another process")),
+                format!("stop it, or name another port in listen, which is {name} now"),
             ),
-            format!("stop it, or name another port in listen, which is {name} now"),
-        ),
+        },
         // As where a machine has no IPv6: the other addresses of the name are enough.
         Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
             Finding::note(TOPIC, format!("this machine has no address {}", address.ip()))
