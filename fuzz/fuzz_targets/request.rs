@@ -48,6 +48,7 @@ fuzz_target!(|input: &[u8]| {
             };
             assert_eq!((Some(id), body), (named, vec![7]));
         }
+        Ok(Ask::Metrics | Ask::Verbose | Ask::Aside(_)) => panic!("that is asked at other listeners"),
         Err(problem) => {
             if let Problem::Prefix(prefix) = &problem {
                 assert!(path.starts_with(prefix.as_str()) && *prefix != base, "{prefix:?}");
