@@ -11,14 +11,20 @@ use uuid::Uuid;
 
 /// Runs every case, each with two places where nothing was stored yet.
 pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Arc<dyn Database>) {
-    for (name, case) in CASES {
+    run_each(CASES, place, open);
+}
+
+/// Runs these cases, each with two such places.
+pub fn run_each<P>(cases: &[Case], place: impl Fn() -> P, open: impl Fn(&P) -> Arc<dyn Database>) {
+    for (name, case) in cases {
         println!("conformance: {name}");
         let (one, other) = (place(), place());
         case(&*open(&one), &*open(&other));
     }
 }
 
-type Case = (&'static str, fn(&dyn Database, &dyn Database));
+/// What it shows, and how.
+pub type Case = (&'static str, fn(&dyn Database, &dyn Database));
 
 const CASES: &[Case] = &[
     ("all that one database holds is in another, in the same order", round_trip),

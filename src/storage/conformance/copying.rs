@@ -1,6 +1,6 @@
 //! What every backend must do as the original of a copy, and as the copy.
 
-use super::contents::{fill, records};
+use super::contents::{Case, fill, records, run_each};
 use super::{NIL, add, added, client, set_snapshot, version, with_chain};
 use crate::credential::Hash;
 use crate::protocol::{ClientId, State, VersionId};
@@ -15,14 +15,8 @@ use uuid::Uuid;
 
 /// Runs every case, each with two places where nothing was stored yet.
 pub fn run<P>(place: impl Fn() -> P, open: impl Fn(&P) -> Arc<dyn Database>) {
-    for (name, case) in CASES {
-        println!("conformance: {name}");
-        let (one, other) = (place(), place());
-        case(&*open(&one), &*open(&other));
-    }
+    run_each(CASES, place, open);
 }
-
-type Case = (&'static str, fn(&dyn Database, &dyn Database));
 
 const CASES: &[Case] = &[
     ("a copy holds all that the original holds", whole),
