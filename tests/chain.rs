@@ -41,7 +41,7 @@ enum Step {
 fn any_interleaving_of_requests_is_answered_as_the_model_answers() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let server = RefCell::new(Some(Server::start_in(dir.path(), OPTIONS)));
-    let cases = soak(60, 800) as u32;
+    let cases = soak(60, 200) as u32;
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
     let steps = prop::collection::vec(step(), 1..80);
     let property = |steps: Vec<Step>| {
