@@ -58,7 +58,6 @@ impl Postgres {
     pub fn open(address: &Address, habits: Habits) -> Result<Postgres> {
         let connector = Connector::new(address).map_err(|why| Error::new(Kind::Unavailable, why))?;
         let pool = Pool::new(Arc::new(address.clone()), connector, habits);
-        let pool = pool.map_err(|why| Error::new(Kind::Other, why))?;
         Ok(Postgres { pool: Some(Arc::new(pool)), habits })
     }
 
@@ -132,7 +131,9 @@ impl Postgres {
         let deadline = Instant::now() + SEARCH;
         let mut pause = PAUSE;
         while Instant::now() < deadline {
-            if let Ok(found) = look_up(pool, proof) {
+            if let Ok(mut link) = pool.get()
+                && let Ok(found) = look_up(&mut link, proof)
+            {
                 return if found { Ok(()) } else { Err(unknown()) };
             }
             std::thread::sleep(jittered(pause));
@@ -154,14 +155,13 @@ impl Drop for Postgres {
 }
 
 fn lend(pool: &Pool) -> Attempt<Lent> {
-    pool.get().map_err(|fault| (fault.explain("connecting", pool.database()), false))
+    pool.get().map_err(|error| (error, false))
 }
 
 /// Waits for whoever still has the client's row, so that what was under way is there or never will
 /// be; and has the database keep that as safe as any commit.
-fn look_up(pool: &Pool, proof: Proof) -> fault::Outcome<bool> {
-    let mut link = pool.get()?;
-    let open = Open::new(&mut link, Some(WRITE));
+fn look_up(link: &mut link::Link, proof: Proof) -> fault::Outcome<bool> {
+    let open = Open::new(link, Some(WRITE));
     let link = &mut *open.0;
     let lock = |client: &uuid::Uuid, link: &mut link::Link| {
         link.query("SELECT 1 FROM clients WHERE client_id = $1 FOR UPDATE", &[id(client)])

@@ -1,10 +1,10 @@
 //! The connections that are open, and what is known while none can be made.
 
 use super::address::Address;
-use super::fault::{Fault, Outcome};
 use super::link::Link;
 use super::tls::Connector;
 use crate::config::Postgres as Habits;
+use crate::storage::{Error, Kind, Result};
 use r2d2::{HandleError, ManageConnection, PooledConnection};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -36,7 +36,7 @@ impl ManageConnection for Opener {
     type Connection = Link;
     type Error = std::io::Error;
 
-    fn connect(&self) -> Result<Link, std::io::Error> {
+    fn connect(&self) -> std::io::Result<Link> {
         let opened = Link::open(&self.address, &self.connector, &self.habits);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match opened {
@@ -45,14 +45,14 @@ impl ManageConnection for Opener {
                 Ok(link)
             }
             Err(fault) => {
-                let error = fault.explain("connecting", &self.address.to_string());
-                *last = Some((Instant::now(), error.message.clone()));
-                Err(std::io::Error::other(error.message))
+                let why = fault.explain("connecting", &self.address.to_string()).message;
+                *last = Some((Instant::now(), why.clone()));
+                Err(std::io::Error::other(why))
             }
         }
     }
 
-    fn is_valid(&self, link: &mut Link) -> Result<(), std::io::Error> {
+    fn is_valid(&self, link: &mut Link) -> std::io::Result<()> {
         if link.was_ended() {
             Err(std::io::Error::other("the database ended the connection"))
         } else {
@@ -76,7 +76,7 @@ impl<E> HandleError<E> for Silent {
 
 impl Pool {
     /// A pool that opens its connections when they are needed.
-    pub(super) fn new(address: Arc<Address>, connector: Connector, habits: Habits) -> Result<Pool, String> {
+    pub(super) fn new(address: Arc<Address>, connector: Connector, habits: Habits) -> Pool {
         let (last, database) = (Last::default(), address.to_string());
         let opener = Opener { address, connector, habits, last: last.clone() };
         let links = r2d2::Pool::builder()
@@ -90,16 +90,16 @@ impl Pool {
             .error_handler(Box::new(Silent))
             .build_unchecked(opener);
         let wait = habits.connect_timeout;
-        Ok(Pool { links, last, database, wait })
+        Pool { links, last, database, wait }
     }
 
     /// A connection, or why there is none. Waits only while it may help.
-    pub(super) fn get(&self) -> Outcome<Lent> {
+    pub(super) fn get(&self) -> Result<Lent> {
         if let Some(link) = self.links.try_get() {
             return Ok(link);
         }
         if let Some(why) = self.recent_failure() {
-            return Err(Fault::Lost(why));
+            return Err(Error::new(Kind::Unavailable, why));
         }
         // In short pieces: an attempt that fails meanwhile is an answer, too.
         let deadline = Instant::now() + self.wait;
@@ -107,8 +107,8 @@ impl Pool {
             match self.links.get_timeout(Duration::from_millis(100)) {
                 Ok(link) => return Ok(link),
                 Err(_) => match self.recent_failure() {
-                    Some(why) => return Err(Fault::Lost(why)),
-                    None if Instant::now() >= deadline => return Err(Fault::Lost(self.why_busy())),
+                    Some(why) => return Err(Error::new(Kind::Unavailable, why)),
+                    None if Instant::now() >= deadline => return Err(self.busy()),
                     None => {}
                 },
             }
@@ -124,11 +124,16 @@ impl Pool {
         last.as_ref().filter(|(at, _)| at.elapsed() < SPELL).map(|(_, why)| why.clone())
     }
 
-    fn why_busy(&self) -> String {
+    fn busy(&self) -> Error {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let more =
-            last.as_ref().map_or(String::new(), |(_, why)| format!(", and another cannot be made: {why}"));
-        format!("all of {} connections to it are in use{more}", self.links.state().connections)
+        let more = last.as_ref().map_or(String::new(), |(_, why)| format!("; another cannot be made: {why}"));
+        let (database, connections) = (&self.database, self.links.state().connections);
+        let message = format!(
+            "waiting for a connection: {database}: all {connections} are in use, of at most {} \
+             (postgres.connections){more}",
+            self.links.max_size()
+        );
+        Error::new(Kind::Unavailable, message)
     }
 
     /// The database, for people.
