@@ -29,7 +29,7 @@ impl ClientId {
 
     /// The first 8 characters: all of the ID that a log may show.
     pub fn short(self) -> String {
-        format!("{self:?}")
+        self.0.hyphenated().encode_lower(&mut Uuid::encode_buffer())[..8].to_owned()
     }
 }
 
@@ -50,7 +50,7 @@ impl FromStr for ClientId {
 /// There is no `Display`, so that a whole ID cannot slip into a message by accident.
 impl fmt::Debug for ClientId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}", self.0.as_fields().0)
+        f.write_str(&self.short())
     }
 }
 

@@ -3,7 +3,8 @@
 use crate::peer::Peer;
 use crate::protocol::ClientId;
 use hyper::Method;
-use std::fmt;
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 /// The log target of request lines, so that they can be filtered by themselves.
@@ -36,13 +37,15 @@ impl Line<'_> {
     /// Writes the line. Probes are logged at the debug level: they would bury the rest.
     pub fn log(&self) {
         let level = if self.is_probe { log::Level::Debug } else { log::Level::Info };
+        // Strings, since what only has a `Display` takes several times as long.
+        let client = self.client.map_or_else(|| "-".to_owned(), ClientId::short);
         log::log!(
             target: TARGET,
             level,
-            method:% = Shown(self.method.as_str()),
-            path:% = Shown(self.path),
+            method = &*Shown(self.method.as_str()).text(),
+            path = &*Shown(self.path).text(),
             status = self.status,
-            client:% = Short(self.client),
+            client = client.as_str(),
             bytes = self.bytes,
             us = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX),
             peer:% = self.peer;
@@ -55,32 +58,37 @@ impl Line<'_> {
 /// [`LONGEST_PATH`] characters. What is percent-encoded stays so.
 pub struct Shown<'a>(pub &'a str);
 
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = &self.0.as_bytes()[..self.0.len().min(LONGEST_PATH)];
-        for run in shown.chunk_by(|one, next| is_plain(*one) && is_plain(*next)) {
-            match str::from_utf8(run) {
-                Ok(plain) if is_plain(run[0]) => f.write_str(plain)?,
-                _ => run.iter().try_for_each(|byte| write!(f, "%{byte:02X}"))?,
+impl<'a> Shown<'a> {
+    /// What the log shows, which most often is the text itself.
+    pub fn text(&self) -> Cow<'a, str> {
+        let Shown(text) = *self;
+        // Looks at each byte even after one that is not plain, which lets the compiler look at many at once.
+        if text.len() <= LONGEST_PATH && text.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
+            return Cow::Borrowed(text);
+        }
+        let mut shown = String::new();
+        for byte in text.bytes().take(LONGEST_PATH) {
+            match byte {
+                byte if is_plain(byte) => shown.push(char::from(byte)),
+                // Writing to a string cannot fail.
+                byte => drop(write!(shown, "%{byte:02X}")),
             }
         }
-        if self.0.len() > LONGEST_PATH { f.write_str("...") } else { Ok(()) }
+        if text.len() > LONGEST_PATH {
+            shown.push_str("...");
+        }
+        Cow::Owned(shown)
+    }
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
     }
 }
 
 fn is_plain(byte: u8) -> bool {
-    matches!(byte, b'!'..=b'~') && !matches!(byte, b'"' | b'\\')
-}
-
-struct Short(Option<ClientId>);
-
-impl fmt::Display for Short {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(client) => write!(f, "{client:?}"),
-            None => f.write_str("-"),
-        }
-    }
+    matches!(byte, b'!'..=b'~') & !matches!(byte, b'"' | b'\\')
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! What is asked for where plain HTTP is only an aside.
 
 use super::Ask;
+use super::requests::decoded;
 use hyper::{HeaderMap, Method};
-use percent_encoding::percent_decode_str;
 
 /// Where a certificate authority looks for a proof.
 const PROOFS: &str = "/.well-known/acme-challenge/";
@@ -20,7 +20,7 @@ pub enum Aside {
 
 /// Reads what is asked for beside HTTPS.
 pub fn ask(base: &str, method: &Method, path: &str) -> Ask {
-    let path = percent_decode_str(path).decode_utf8_lossy();
+    let path = decoded(path);
     // An upload to wherever would be broken by a redirect, too.
     if is_protocol(&path) || !matches!(*method, Method::GET | Method::HEAD) {
         return Ask::Aside(Aside::Protocol);

@@ -6,8 +6,12 @@ use crate::metrics::Transaction;
 use crate::protocol::{ClientId, Read, Refusal, Request, VersionId, Write};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Uri};
+use std::borrow::Cow;
 
 const CLIENT_ID: HeaderName = HeaderName::from_static("x-client-id");
+
+/// The methods of whatever is only read.
+const READ: &str = "GET, HEAD";
 
 /// What a request's head asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -151,12 +155,9 @@ impl Upload {
 /// ends with `/`. `path` comes without a query: one is accepted and ignored.
 pub fn ask(base: &str, method: &Method, path: &str, headers: &HeaderMap) -> Result<Ask, Problem> {
     // An encoded path that is "not found" would read as "up to date".
-    let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
+    let path = decoded(path);
     let route = route(base, &path)?;
-    let allow = route.allow();
-    if !allow.split(", ").any(|allowed| allowed == method.as_str()) {
-        return Err(Problem::Method { allow });
-    }
+    route.check(method)?;
     match route {
         Route::Banner => Ok(Ask::Banner),
         Route::Health => Ok(Ask::Health),
@@ -193,7 +194,15 @@ pub fn ask_monitor(method: &Method, uri: &Uri) -> Result<Ask, Problem> {
         _ => return Err(Problem::NotFound),
     };
     let is_read = matches!(*method, Method::GET | Method::HEAD);
-    if is_read { Ok(ask) } else { Err(Problem::Method { allow: "GET, HEAD" }) }
+    if is_read { Ok(ask) } else { Err(Problem::Method { allow: READ }) }
+}
+
+/// A path without its percent signs; most have none.
+pub fn decoded(path: &str) -> Cow<'_, str> {
+    match path.contains('%') {
+        true => percent_encoding::percent_decode_str(path).decode_utf8_lossy(),
+        false => Cow::Borrowed(path),
+    }
 }
 
 /// What a request brings to show that it comes from a device; `None` where it brings nothing of that
@@ -213,11 +222,12 @@ enum Route<'a> {
 }
 
 impl Route<'_> {
-    fn allow(&self) -> &'static str {
-        match self {
-            Route::AddVersion(_) | Route::AddSnapshot(_) => "POST",
-            _ => "GET, HEAD",
-        }
+    fn check(&self, method: &Method) -> Result<(), Problem> {
+        let (is_allowed, allow) = match self {
+            Route::AddVersion(_) | Route::AddSnapshot(_) => (*method == Method::POST, "POST"),
+            _ => (matches!(*method, Method::GET | Method::HEAD), READ),
+        };
+        if is_allowed { Ok(()) } else { Err(Problem::Method { allow }) }
     }
 }
 
