@@ -169,7 +169,9 @@ fn what_backup_verify_restore_and_stats_print_is_held() {
     held("stats", old.path(), &["stats"]);
     replica.add_version(&first, &[7; 100]);
     server.stop();
-    done(old.path(), &["add-client", "--label", "bob"]);
+    // What was restored is told in the order of the IDs.
+    let later = "9a3f0c11-64f5-4bd1-9d3c-0f6d0c1d7a55";
+    done(old.path(), &["add-client", "--id", later, "--label", "bob"]);
     done(old.path(), &["label-client", "alice", "alice-at-work"]);
     held("restore", old.path(), &["restore", text(&file), "--yes"]);
     held("restore-elsewhere", new.path(), &["restore", text(&file)]);
