@@ -87,7 +87,7 @@ fn replicas_of_several_clients_agree_after_concurrent_edits() {
             scope.spawn(move || {
                 let device = || Box::new(NewGeneration::new(&account)) as Box<dyn Device>;
                 let mut devices: Vec<_> = (0..3).map(|_| device()).collect();
-                let tasks = live_and_agree(&mut devices, &mut random, soak(8, 120));
+                let tasks = live_and_agree(&mut devices, &mut random, soak(8, 60));
                 leave_versions_after_the_snapshot(&mut devices[0], server, &account);
                 let mut fresh = device();
                 fresh.sync(true).expect("a fresh replica syncs");
@@ -134,7 +134,7 @@ fn replicas_of_the_old_generation_agree_after_concurrent_edits() {
     let account = Account::new(&server);
     let device = || Box::new(OldGeneration::new(&python, &account)) as Box<dyn Device>;
     let mut devices: Vec<_> = (0..3).map(|_| device()).collect();
-    let tasks = live_and_agree(&mut devices, &mut random, soak(8, 100));
+    let tasks = live_and_agree(&mut devices, &mut random, soak(8, 50));
     leave_versions_after_the_snapshot(&mut devices[0], &server, &account);
     let mut fresh = device();
     fresh.sync(true).expect("a fresh replica syncs");
@@ -182,7 +182,7 @@ fn taskwarrior_devices_agree_after_concurrent_edits() {
     let account = Account::new(&server);
     let device = || Box::new(Taskwarrior::new(&program, &account)) as Box<dyn Device>;
     let mut devices = vec![device(), device()];
-    live_and_agree(&mut devices, &mut random, soak(6, 60));
+    live_and_agree(&mut devices, &mut random, soak(6, 30));
     assert_eq!(Replica::new(&server, &account.client.to_string()).snapshot().status, 200);
     let mut fresh = device();
     fresh.sync(false).expect("a fresh device syncs");
@@ -215,7 +215,7 @@ fn all_generations_share_one_history_and_agree() {
         &|| Box::new(Taskwarrior::new(&program, &account)),
     ];
     let mut devices: Vec<_> = kinds.iter().map(|kind| kind()).collect();
-    let tasks = live_and_agree(&mut devices, &mut random, soak(6, 60));
+    let tasks = live_and_agree(&mut devices, &mut random, soak(6, 30));
     assert_eq!(Replica::new(&server, &account.client.to_string()).snapshot().status, 200);
     for kind in kinds {
         let mut fresh = kind();
