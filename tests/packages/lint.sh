@@ -26,3 +26,9 @@ if grep -rhn 'uses:' .github/workflows | grep -v '@[0-9a-f]\{40\} # v[0-9]'; the
     printf 'these actions are not pinned by a commit\n' >&2
     exit 1
 fi
+# A builder without BuildKit makes every stage before the one that it is asked for.
+awk '
+    / AS sync-server$/ { exit }
+    / AS (cargo-deb|dynamic|package)$/ { print FILENAME ": the stage " $NF " stands before the images"; bad = 1 }
+    END { exit bad }
+' packaging/docker/Dockerfile >&2
