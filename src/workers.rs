@@ -3,9 +3,10 @@
 //! A read that the page cache can answer takes some microseconds, less than it takes to wake a
 //! thread, so reads run where they are asked. As soon as some turn out slow, the disk is cold or
 //! busy, and for a while all reads go to threads of their own, so that it does not hold up the
-//! network. Bodies that take longer to copy than a thread to wake always do. Writes run on one thread that commits whatever is queued in one
-//! transaction: while one commit waits for the disk, the next group gathers. There is no timer, so
-//! an idle server adds no latency. Nothing is answered before the commit that contains it.
+//! network. Bodies that take longer to copy than a thread to wake always do. Writes run on one thread
+//! that commits whatever is queued in one transaction: while one commit waits for the disk, the next
+//! group gathers. No timer delays it, so an idle server adds no latency. Nothing is answered before the
+//! commit that contains it.
 
 mod large;
 mod syncs;

@@ -61,6 +61,12 @@ pub trait Storage: Send + Sync {
     /// Does what the database wants done between transactions, such as a checkpoint. Called by the
     /// writer when nobody waits for the transaction before.
     fn rest(&self) -> Result<()>;
+
+    /// Does what pays off while nothing is written. Called by the writer of a storage that is not remote when it
+    /// has had no work for `idle`: soon after the last, and every now and then from then on.
+    fn linger(&self, _idle: Duration) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// How a storage wants to be asked.

@@ -7,11 +7,17 @@ use crate::metrics::Metrics;
 use crate::protocol::Write;
 use crate::service::{self, Policy};
 use crate::storage::Storage;
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
+
+/// After so long without work the storage may expect that none comes soon.
+const SOON: Duration = Duration::from_millis(50);
+
+/// How often the storage sees to itself from then on.
+const SELDOM: Duration = Duration::from_secs(1);
 
 /// Writes until nobody is left who could ask for it.
 pub fn write_all(
@@ -23,7 +29,7 @@ pub fn write_all(
 ) {
     let manner = storage.manner();
     let mut held_back = None;
-    while let Some(first) = held_back.take().or_else(|| jobs.recv().ok()) {
+    while let Some(first) = held_back.take().or_else(|| next(storage, jobs, manner.is_remote)) {
         let began = Instant::now();
         let Some(first) = in_time(first, manner.patience) else { continue };
         let Some(first) = at_once(storage, policy, first) else {
@@ -69,6 +75,27 @@ pub fn write_all(
     }
     if let Err(error) = storage.writing(|writer| writer.note_syncs(&noted)) {
         log::warn!("who synced last is not noted: {error}");
+    }
+}
+
+/// The next job; `None` where nobody is left who could ask.
+fn next(storage: &dyn Storage, jobs: &Receiver<Job<Write>>, is_remote: bool) -> Option<Job<Write>> {
+    if is_remote {
+        return jobs.recv().ok();
+    }
+    let began = Instant::now();
+    let mut patience = SOON;
+    loop {
+        match jobs.recv_timeout(patience) {
+            Ok(job) => return Some(job),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {
+                if let Err(error) = storage.linger(began.elapsed()) {
+                    log::debug!("while nothing is written: {error}");
+                }
+                patience = SELDOM;
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod prepare;
 mod registry;
 mod replace;
 mod sizes;
+mod standing;
 mod txn;
 mod upkeep;
 
@@ -23,6 +24,7 @@ use files::Files;
 use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
 use rusqlite::{Connection, OpenFlags};
+use standing::Standing;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -57,6 +59,12 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 /// latest versions, fits a few times over. Only what is used is taken.
 const READER_CACHE: i64 = -8 * 1024;
 
+/// Memory for the writer's page cache, in the same unit: SQLite's own figure.
+const WRITER_CACHE: i64 = -2000;
+
+/// How long the writer's page cache is ready for another large body.
+const LARGE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Bytes in the WAL that are worth a checkpoint: four times SQLite's own figure makes them fewer
 /// and, as pages are written more than once between two of them, smaller altogether.
 const CHECKPOINT_BYTES: i64 = 16 * 1024 * 1024;
@@ -76,6 +84,8 @@ pub struct Sqlite {
 
 /// The writer's connection and which files it has open.
 struct Open {
+    // Before the writer's own connection, which is the last to close.
+    standing: Option<Standing>,
     connection: Connection,
     files: Files,
 }
@@ -132,9 +142,12 @@ impl Sqlite {
 
     fn on_writer(&self, work: impl FnOnce(&mut txn::Txn) -> Result<()>) -> Result<()> {
         let mut writer = self.writer()?;
-        let Some(Open { connection, files }) = writer.as_ref() else {
+        let Some(Open { standing, connection, files }) = writer.as_mut() else {
             return Err(Error::new(Kind::Other, "the writer's connection is missing"));
         };
+        if standing.as_ref().is_some_and(|standing| standing.end().is_err()) {
+            *standing = None;
+        }
         if let Some(displaced) = files.displaced() {
             if displaced.is_missing && !displaced.is_database {
                 // What the nameless file holds gets into the database, as far as no reader hinders that:
@@ -179,7 +192,7 @@ impl Storage for Sqlite {
     fn rest(&self) -> Result<()> {
         let writer = self.writer()?;
         let Some(Open { connection, .. }) = writer.as_ref() else { return Ok(()) };
-        give_back_pages(connection).context("giving memory back", &self.path)?;
+        spill_again(connection).context("giving memory back", &self.path)?;
         // Passive: moves what no reader needs any more, and waits for nobody.
         let waiting = checkpoint(connection, "NOOP").context("looking at the WAL", &self.path)?;
         if waiting < self.checkpoint_pages {
@@ -189,6 +202,27 @@ impl Storage for Sqlite {
         drop(writer);
         // As often as that, a few milliseconds for the versions of so few pages do not matter.
         if left < self.checkpoint_pages { self.keep_sizes() } else { Ok(()) }
+    }
+
+    fn linger(&self, idle: Duration) -> Result<()> {
+        let mut writer = self.writer()?;
+        let Some(Open { standing, connection, files }) = writer.as_mut() else { return Ok(()) };
+        if idle >= LARGE_PATIENCE && keeps_pages(connection).context("looking at the cache", &self.path)? {
+            // What it holds lies behind the pages, whose memory would stay with the process.
+            *standing = None;
+            give_back_pages(connection).context("giving memory back", &self.path)?;
+        }
+        if files.displaced().is_some() {
+            // The next that writes says so.
+            *standing = None;
+            return Ok(());
+        }
+        let stands = match standing.take() {
+            Some(standing) => standing.renew(),
+            None => Standing::new(&self.path),
+        };
+        *standing = Some(stands.context("holding a state of the database", &self.path)?);
+        Ok(())
     }
 }
 
@@ -237,14 +271,26 @@ fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(|_| ())
 }
 
-/// Gives back the memory that a large body took in the last transaction.
-fn give_back_pages(connection: &Connection) -> rusqlite::Result<()> {
-    let spills =
-        connection.prepare_cached("PRAGMA cache_spill")?.query_row([], |row| row.get::<_, i64>(0))?;
-    if spills == 0 {
-        connection.execute_batch("PRAGMA cache_spill = ON; PRAGMA shrink_memory")?;
+/// Lets the cache spill again after a large body.
+fn spill_again(connection: &Connection) -> rusqlite::Result<()> {
+    if pragma(connection, "PRAGMA cache_spill")? == 0 {
+        connection.execute_batch("PRAGMA cache_spill = ON")?;
     }
     Ok(())
+}
+
+/// Whether the cache may keep pages for another large body.
+fn keeps_pages(connection: &Connection) -> rusqlite::Result<bool> {
+    Ok(pragma(connection, "PRAGMA cache_size")? != WRITER_CACHE)
+}
+
+fn give_back_pages(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "cache_size", WRITER_CACHE)?;
+    connection.execute_batch("PRAGMA shrink_memory")
+}
+
+fn pragma(connection: &Connection, sql: &str) -> rusqlite::Result<i64> {
+    connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
 }
 
 /// Runs a checkpoint in this mode and returns how many pages still wait for one.
@@ -268,7 +314,7 @@ fn open_writer(path: &Path) -> Result<Open> {
         .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
         .context("opening the database", path)?;
     let files = Files::of(path).context("opening the database", path)?;
-    Ok(Open { connection, files })
+    Ok(Open { standing: None, connection, files })
 }
 
 fn set_up_writer(connection: &Connection) -> rusqlite::Result<()> {

@@ -13,9 +13,13 @@ use uuid::Uuid;
 /// Larger bodies are read by incremental I/O: as a value, SQLite would copy them once more.
 pub(super) const INLINE_READ: usize = 256 * 1024;
 
-/// Larger bodies are written by incremental I/O, which is slower but does without the two more
-/// copies that SQLite holds of a bound value.
-pub(super) const INLINE_WRITE: usize = 16 * 1024 * 1024;
+/// Larger bodies are written by incremental I/O, which does without the two more copies that SQLite holds of a
+/// bound value.
+pub(super) const INLINE_WRITE: usize = 512 * 1024;
+
+/// Memory for the writer's page cache once a large body went through it, in SQLite's unit of minus one KiB: the
+/// next one like it is written into pages that are there.
+const LARGE_CACHE: i64 = -16 * 1024;
 
 /// Where the held snapshot is larger than this many bytes, the client's row is changed in place:
 /// an UPDATE would read and write the whole snapshot beside it.
@@ -295,9 +299,11 @@ impl<'c> Txn<'c> {
     }
 
     /// Lets a large body be written to the WAL once, at the commit, instead of as zeros first and again
-    /// when it has been filled in. The memory that this takes goes back when the writer rests.
+    /// when it has been filled in. The memory that this takes goes back when the writer is idle, most of it at
+    /// once.
     fn keep_pages(&self) -> rusqlite::Result<()> {
-        self.connection.pragma_update(None, "cache_spill", false)
+        self.connection.pragma_update(None, "cache_spill", false)?;
+        self.connection.pragma_update(None, "cache_size", LARGE_CACHE)
     }
 
     pub(super) fn fill(&self, table: &str, column: &str, rowid: i64, bytes: &[u8]) -> rusqlite::Result<()> {
