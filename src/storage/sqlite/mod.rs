@@ -145,6 +145,7 @@ impl Sqlite {
         let Some(Open { standing, connection, files }) = writer.as_mut() else {
             return Err(Error::new(Kind::Other, "the writer's connection is missing"));
         };
+        // As long as it stands, the WAL cannot begin anew. One that cannot be ended ends with its connection.
         if standing.as_ref().is_some_and(|standing| standing.end().is_err()) {
             *standing = None;
         }
