@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench --bench speed
-//! cargo bench --bench speed -- --seconds 2 --only adds,polls
+//! cargo bench --bench speed -- --rounds 5 --seconds 2 --only adds,polls
 //! cargo bench --bench speed -- --compare tss='taskchampion-sync-server --listen 127.0.0.1:{port} --data-dir {dir}'
 //! cargo bench --bench speed -- --postgres --compare other='program --listen 127.0.0.1:{port} -c {connection}'
 //! cargo bench --bench speed -- --without-own --address there=http://127.0.0.1:8080/

@@ -11,6 +11,8 @@ pub struct Options {
     pub only: Vec<String>,
     /// How long a load lasts, its warm-up apart.
     pub length: Duration,
+    /// How often each measurement is made; the median counts.
+    pub rounds: usize,
     /// Versions in the database of the measurement with a large one.
     pub versions: usize,
     /// Clients in the database of the measurement of first syncs.
@@ -50,6 +52,7 @@ impl Options {
             subjects,
             only: texts(&matches, "only"),
             length: Duration::from_secs_f64(*matches.get_one::<f64>("seconds").expect("it has a default")),
+            rounds: number("rounds").max(1),
             versions: number("versions"),
             clients: number("clients"),
             postgres: matches.get_flag("postgres"),
@@ -67,6 +70,10 @@ fn command() -> Command {
         .arg(flag("without-own", "Leave out this package's own program"))
         .arg(many("only", "NAMES", "Measure only what begins with one of these").value_delimiter(','))
         .arg(one("seconds", "5", "Length of each load").value_parser(length))
+        .arg(
+            one("rounds", "1", "Measure so often, the servers in turns, and take medians")
+                .value_parser(size()),
+        )
         .arg(one("versions", "500000", "Versions in a large database").value_parser(size()))
         .arg(one("clients", "100000", "Clients in a large database").value_parser(size()))
         .arg(flag(

@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::disk;
+use crate::load::median;
 use crate::measurements::{ALL, Figure, Measurement, Yardstick};
 use crate::stage::Stage;
 use std::fmt;
@@ -19,8 +20,8 @@ struct Row {
     measurement: &'static str,
     label: String,
     less_is_better: bool,
-    /// One for each column.
-    values: Vec<Option<f64>>,
+    /// One for each column and round.
+    values: Vec<Vec<f64>>,
 }
 
 impl Report {
@@ -36,7 +37,10 @@ impl Report {
             let only = &stage.options.only;
             only.is_empty() || only.iter().any(|beginning| one.name.starts_with(beginning))
         };
-        ALL.iter().filter(chosen).for_each(|one| report.run(stage, one));
+        for one in ALL.iter().filter(chosen) {
+            // In turns: what else the machine does then is not all with one of them.
+            (0..stage.options.rounds).for_each(|_| report.run(stage, one));
+        }
         report
     }
 
@@ -84,12 +88,12 @@ impl Report {
     fn put(&mut self, one: &Measurement, column: usize, figure: Figure) {
         let is_it = |row: &Row| row.measurement == one.name && row.label == figure.label;
         let at = self.rows.iter().position(is_it).unwrap_or_else(|| {
-            let values = vec![None; self.columns.len()];
+            let values = vec![Vec::new(); self.columns.len()];
             let Figure { label, less_is_better, .. } = figure.clone();
             self.rows.push(Row { measurement: one.name, label, less_is_better, values });
             self.rows.len() - 1
         });
-        self.rows[at].values[column] = Some(figure.value);
+        self.rows[at].values[column].push(figure.value);
     }
 }
 
@@ -102,9 +106,13 @@ fn machine() -> String {
 }
 
 impl Row {
+    fn value(&self, column: usize) -> Option<f64> {
+        median(&self.values[column])
+    }
+
     /// How many times as good as another column the first one is.
     fn ratio(&self, column: usize) -> Option<f64> {
-        let (first, other) = (self.values[0]?, self.values[column]?);
+        let (first, other) = (self.value(0)?, self.value(column)?);
         Some(if self.less_is_better { other / first } else { first / other })
     }
 }
@@ -126,8 +134,8 @@ impl fmt::Display for Report {
 
 fn line(f: &mut fmt::Formatter<'_>, row: &Row) -> fmt::Result {
     write!(f, "{:14} {:26}", row.measurement, row.label)?;
-    for value in &row.values {
-        write!(f, " {:>12}", value.map_or("–".to_owned(), shown))?;
+    for column in 0..row.values.len() {
+        write!(f, " {:>12}", row.value(column).map_or("–".to_owned(), shown))?;
     }
     for column in 1..row.values.len() {
         write!(f, " {:>11}", row.ratio(column).map_or("–".to_owned(), |ratio| format!("{ratio:.2}")))?;

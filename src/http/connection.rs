@@ -62,6 +62,17 @@ pub struct Visit {
     pub stop: watch::Receiver<bool>,
 }
 
+/// What all requests of one connection share. In one piece, for those of other connections then do not count
+/// the same references.
+pub(super) struct Seat {
+    pub(super) app: Arc<App>,
+    pub(super) peer: Peer,
+    /// The peer as the log shows it.
+    pub(super) name: String,
+    pub(super) entrance: Entrance,
+    pub(super) progress: Arc<Progress>,
+}
+
 impl App {
     /// Serves one connection until it ends; once it is to stop, until the request in flight has been
     /// answered.
@@ -71,16 +82,13 @@ impl App {
     {
         let Visit { peer, entrance, progress, stop } = visit;
         let io = TokioIo::new(Timed::new(stream, progress.clone()));
-        let service = {
-            let (app, progress) = (self.clone(), progress.clone());
-            service_fn(move |request: Request<Incoming>| {
-                let (app, progress) = (app.clone(), progress.clone());
-                // Boxed, for hyper keeps the room for it even while there is no request.
-                Box::pin(async move {
-                    Ok::<Response<Reply>, Infallible>(app.answer(request, progress, peer, entrance).await)
-                })
-            })
-        };
+        let (app, name) = (self.clone(), peer.to_string());
+        let seat = Arc::new(Seat { app, peer, name, entrance, progress: progress.clone() });
+        let service = service_fn(move |request: Request<Incoming>| {
+            let seat = seat.clone();
+            // Boxed, for hyper keeps the room for it even while there is no request.
+            Box::pin(async move { Ok::<Response<Reply>, Infallible>(seat.answer(request).await) })
+        });
         let mut builder = http1::Builder::new();
         // hyper's own deadline would also end connections that idle.
         builder.header_read_timeout(None).max_header_size(LARGEST_HEAD).max_buf_size(BUFFER);

@@ -1,6 +1,5 @@
 //! The one log line of each request.
 
-use crate::peer::Peer;
 use crate::protocol::ClientId;
 use hyper::Method;
 use std::borrow::Cow;
@@ -28,7 +27,7 @@ pub struct Line<'a> {
     /// From the parsed head to the finished answer.
     pub took: Duration,
     /// Who is at the other end.
-    pub peer: Peer,
+    pub peer: Cow<'a, str>,
     /// Whether it is one of the many that monitoring sends.
     pub is_probe: bool,
 }
@@ -48,7 +47,7 @@ impl Line<'_> {
             client = client.as_str(),
             bytes = self.bytes,
             us = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX),
-            peer:% = self.peer;
+            peer = &*self.peer;
             "request"
         );
     }

@@ -24,6 +24,7 @@ pub mod wire;
 
 use self::addresses::Addresses;
 use self::body::{Reading, Reply, Source};
+use self::connection::Seat;
 pub use self::connection::{Visit, say, soon_after};
 pub use self::crowd::Crowd;
 use self::forwarding::Forwarding;
@@ -49,6 +50,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -102,6 +104,12 @@ struct Answered {
 impl Answered {
     fn new(answer: Answer, client: Option<ClientId>) -> Answered {
         Answered { answer, client, received: 0, reservation: None, poured: None }
+    }
+}
+
+impl Seat {
+    async fn answer(&self, request: hyper::Request<Incoming>) -> Response<Reply> {
+        self.app.answer(request, self).await
     }
 }
 
@@ -166,19 +174,14 @@ impl App {
         self.waiting.end();
     }
 
-    async fn answer(
-        &self,
-        request: hyper::Request<Incoming>,
-        progress: Arc<Progress>,
-        peer: Peer,
-        entrance: Entrance,
-    ) -> Response<Reply> {
+    async fn answer(&self, request: hyper::Request<Incoming>, seat: &Seat) -> Response<Reply> {
         let began = Instant::now();
+        let Seat { entrance, ref progress, .. } = *seat;
         progress.serve();
         let (head, incoming) = request.into_parts();
         let mut source = Source::new(incoming);
         let path = head.uri.path();
-        let peer = self.real(peer, &head.headers);
+        let peer = self.real(seat.peer, &head.headers);
         let ask = match entrance {
             Entrance::Side => Ok(wire::ask_aside(&self.base_path, &head.method, path)),
             Entrance::Monitor => wire::ask_monitor(&head.method, &head.uri),
@@ -188,7 +191,7 @@ impl App {
         let brought = sender.credential.is_some();
         let is_probe = entrance == Entrance::Monitor || matches!(ask, Ok(Ask::Health | Ask::Ready));
         let transaction = ask.as_ref().map_or(Transaction::Other, Ask::transaction);
-        let ask = match self.take_turn(peer, &progress).await {
+        let ask = match self.take_turn(peer, progress).await {
             Ok(()) => ask,
             Err(problem) => Err(problem),
         };
@@ -200,7 +203,7 @@ impl App {
             Ok(Ask::Verbose) => Answered::new(self.report().await, None),
             Ok(Ask::Aside(aside)) => Answered::new(self.answer_aside(&aside, &head, peer), None),
             Ok(Ask::Fetch(fetch)) => self.fetch(fetch, sender).await,
-            Ok(Ask::Upload(upload)) => self.upload(upload, sender, &mut source, &progress).await,
+            Ok(Ask::Upload(upload)) => self.upload(upload, sender, &mut source, progress).await,
             Err(problem) => {
                 self.warn_of_prefix(&problem, path);
                 let preflight = self.cors.preflight(&problem, &head.headers);
@@ -210,7 +213,7 @@ impl App {
             }
         };
         let answered = match wire::wants_credential(&answered.answer) {
-            true => self.slow_down(answered, brought, peer, &progress).await,
+            true => self.slow_down(answered, brought, peer, progress).await,
             false => answered,
         };
         let mut response = answered.answer;
@@ -233,11 +236,11 @@ impl App {
             client: answered.client,
             bytes: if answered.received > 0 { answered.received } else { sent },
             took,
-            peer,
+            peer: if peer == seat.peer { Cow::Borrowed(&seat.name) } else { Cow::Owned(peer.to_string()) },
             is_probe,
         };
         line.log();
-        response.map(|body| Reply::new(body, answered.poured, answered.reservation, progress))
+        response.map(|body| Reply::new(body, answered.poured, answered.reservation, progress.clone()))
     }
 
     fn answer_aside(&self, aside: &Aside, head: &Parts, peer: Peer) -> Answer {

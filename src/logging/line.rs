@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
 use std::thread::LocalKey;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The longest text of a line, in bytes; what is beyond it is cut off.
 const LONGEST: usize = 8 * 1024;
@@ -40,7 +40,8 @@ impl Text {
             .set_location_level(LevelFilter::Off)
             .set_target_level(LevelFilter::Off)
             .build();
-        Text(WriteLogger::new(LevelFilter::Trace, config, Line { bytes: Vec::new(), sink }))
+        let line = Line { bytes: Vec::new(), stamp: Stamp::default(), sink };
+        Text(WriteLogger::new(LevelFilter::Trace, config, line))
     }
 
     /// Formats one record. The message is made before the logger takes its lock, because it runs
@@ -98,20 +99,37 @@ fn short(target: &str) -> &str {
     }
 }
 
-fn now() -> impl fmt::Display {
-    humantime::format_rfc3339_millis(SystemTime::now())
+/// The time as lines show it, made once for all those of one millisecond.
+#[derive(Default)]
+struct Stamp {
+    millis: u128,
+    text: String,
+}
+
+impl Stamp {
+    fn now(&mut self) -> &str {
+        let now = SystemTime::now();
+        let millis = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        if self.text.is_empty() || millis != self.millis {
+            let text = humantime::format_rfc3339_millis(now).to_string();
+            *self = Stamp { millis, text };
+        }
+        &self.text
+    }
 }
 
 /// Collects what the text logger writes piece by piece.
 struct Line {
     bytes: Vec<u8>,
+    stamp: Stamp,
     sink: Sink,
 }
 
 impl Write for Line {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
         if self.bytes.is_empty() {
-            write!(&mut self.bytes, "{} ", now())?;
+            self.bytes.extend_from_slice(self.stamp.now().as_bytes());
+            self.bytes.push(b' ');
         }
         self.bytes.extend_from_slice(piece);
         if piece.ends_with(b"\n") {
@@ -240,7 +258,7 @@ impl Serialize for Object<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let record = self.0;
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("time", &Shown(now()))?;
+        map.serialize_entry("time", &Shown(humantime::format_rfc3339_millis(SystemTime::now())))?;
         map.serialize_entry("level", record.level().as_str())?;
         map.serialize_entry("target", short(record.target()))?;
         map.serialize_entry("message", &Shown(record.args()))?;

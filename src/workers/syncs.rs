@@ -3,6 +3,7 @@
 use crate::protocol::ClientId;
 use crate::storage::Noted;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Seconds between two times that facts are written.
@@ -12,16 +13,22 @@ const PAUSE: i64 = 60;
 /// not.
 const PROGRAMS: usize = 32;
 
+/// Parts of what was noted, each for some of the clients: threads that serve different clients then do not
+/// wait for each other.
+const PARTS: usize = 16;
+
 /// What was noted since it was last written.
 #[derive(Default)]
-pub struct Syncs(Mutex<State>);
-
-#[derive(Default)]
-struct State {
-    /// When each program of a client was last seen.
-    seen: HashMap<ClientId, Vec<Seen>>,
-    written: i64,
+pub struct Syncs {
+    parts: [Part; PARTS],
+    /// When something was last taken to be written, in seconds since 1970.
+    taken: AtomicI64,
 }
+
+/// When each program of a client was last seen. Alone on the lines of a processor's cache.
+#[derive(Default)]
+#[repr(align(128))]
+struct Part(Mutex<HashMap<ClientId, Vec<Seen>>>);
 
 struct Seen {
     device: Option<String>,
@@ -33,8 +40,8 @@ struct Seen {
 impl Syncs {
     /// Notes that a client was used by a program, on the device that the request named, at `now`.
     pub fn note(&self, client: ClientId, device: Option<&str>, program: &str, now: i64) {
-        let mut state = self.state();
-        let programs = state.seen.entry(client).or_default();
+        let mut seen = self.parts[client.uuid().as_u128() as usize % PARTS].seen();
+        let programs = seen.entry(client).or_default();
         let is_same = |seen: &&mut Seen| seen.program == program && seen.device.as_deref() == device;
         if let Some(seen) = programs.iter_mut().find(is_same) {
             seen.at = now.max(seen.at);
@@ -46,17 +53,19 @@ impl Syncs {
 
     /// What is to be written in a transaction that begins at `now`: nothing within a minute of the last.
     pub fn take_due(&self, now: i64) -> Vec<Noted> {
-        let mut state = self.state();
-        if state.seen.is_empty() || now.saturating_sub(state.written) < PAUSE {
+        if now.saturating_sub(self.taken.load(Relaxed)) < PAUSE {
             return Vec::new();
         }
-        state.written = now;
-        take(&mut state)
+        let noted = self.take_all();
+        if !noted.is_empty() {
+            self.taken.store(now, Relaxed);
+        }
+        noted
     }
 
     /// All that was not written yet.
     pub fn take_all(&self) -> Vec<Noted> {
-        take(&mut self.state())
+        self.parts.iter().flat_map(|part| std::mem::take(&mut *part.seen())).flat_map(each).collect()
     }
 
     /// Takes back what could not be written.
@@ -65,18 +74,17 @@ impl Syncs {
             self.note(client, device.as_deref(), &program, at);
         }
     }
+}
 
-    fn state(&self) -> MutexGuard<'_, State> {
+impl Part {
+    fn seen(&self) -> MutexGuard<'_, HashMap<ClientId, Vec<Seen>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn take(state: &mut State) -> Vec<Noted> {
-    let each = |(client, programs): (ClientId, Vec<Seen>)| {
-        let noted = move |Seen { device, program, at }| Noted { client, device, program, at };
-        programs.into_iter().map(noted)
-    };
-    state.seen.drain().flat_map(each).collect()
+fn each((client, programs): (ClientId, Vec<Seen>)) -> impl Iterator<Item = Noted> {
+    let noted = move |Seen { device, program, at }| Noted { client, device, program, at };
+    programs.into_iter().map(noted)
 }
 
 #[cfg(test)]

@@ -153,7 +153,7 @@ pub const ALL: &[Measurement] = &[
     },
     Measurement {
         name: "snapshot-puts",
-        about: "snapshots of 10 MiB stored one after the other",
+        about: "snapshots of 10 MiB stored one after the other, each with a version that it is for",
         run: snapshots::snapshot_puts,
         yardstick: Yardstick::None,
     },

@@ -3,7 +3,7 @@
 use super::{Figure, KIB, MIB, figures, logged};
 use crate::Result;
 use crate::clients::{Grown, fresh, grown};
-use crate::load::{Samples, Window, join, milliseconds, repeat, repeat_after, run, together};
+use crate::load::{Samples, Window, join, median, milliseconds, repeat, repeat_after, run, together};
 use crate::options::Subject;
 use crate::replica::{Replica, body};
 use crate::server::{Server, memory};
@@ -18,24 +18,28 @@ const UPLOAD: usize = 100 * MIB;
 
 pub fn snapshot_puts(stage: &Stage, subject: &Subject) -> Result<Vec<Figure>> {
     let server = stage.start(subject)?;
-    let rate = run(stage.length(), async {
+    let measured = run(stage.length(), async {
         let snapshot = body(10 * MIB);
         let mut replica = Replica::new(&server.place, body(KIB)).await?;
         let mut put = replica.snapshot_request(snapshot.clone());
         let window = Window::at_once(stage.length());
-        let (mut count, mut spent) = (0, Duration::ZERO);
+        let (begun, mut puts) = (Instant::now(), Vec::new());
         while !window.is_over() {
             // A snapshot for the version of the held one would not be stored again.
             replica.add().await?;
             let begun = Instant::now();
             replica.add_snapshot(&mut put).await?;
-            spent += begun.elapsed();
-            count += 1;
+            puts.push(milliseconds(begun.elapsed()));
         }
+        let spent = begun.elapsed();
         replica.snapshot_whole(&snapshot).await?;
-        Ok(f64::from(count) / spent.as_secs_f64())
+        Ok((puts, spent))
     });
-    Ok(vec![Figure::more("a second", logged(&server, rate)?)])
+    let (puts, spent) = logged(&server, measured)?;
+    Ok(vec![
+        Figure::more("a second", puts.len() as f64 / spent.as_secs_f64()),
+        Figure::less("of it the snapshot's ms", median(&puts).unwrap_or(f64::NAN)),
+    ])
 }
 
 pub fn snapshot_gets(stage: &Stage, subject: &Subject) -> Result<Vec<Figure>> {

@@ -10,6 +10,7 @@ mod copying;
 mod fault;
 mod files;
 mod prepare;
+mod readers;
 mod registry;
 mod replace;
 mod sizes;
@@ -21,12 +22,11 @@ use super::registry::Registry;
 use super::{Error, Kind, Manner, Reader, Result, Storage, Writer};
 use fault::Context;
 use files::Files;
-use r2d2::ManageConnection;
-use r2d2_sqlite::SqliteConnectionManager;
+use readers::Readers;
 use rusqlite::{Connection, OpenFlags};
 use standing::Standing;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The database's name in the data directory: the reference server's own.
@@ -47,19 +47,7 @@ const GROUP: usize = 128;
 /// As long as a writer that is slow may take for those before.
 const PATIENCE: Duration = Duration::MAX;
 
-/// Readers that may be open beside one for each processor, on whose threads small bodies are read:
-/// for the threads that read large ones, or any while the disk is slow, and one to spare.
-const MORE_READERS: usize = 4;
-
-/// How long a reader waits for a connection, which is there unless it cannot be opened: the reason
-/// must come before whoever asks gives up.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Memory for a reader's page cache, in SQLite's unit of minus one KiB: what is read again soon, the
-/// latest versions, fits a few times over. Only what is used is taken.
-const READER_CACHE: i64 = -8 * 1024;
-
-/// Memory for the writer's page cache, in the same unit: SQLite's own figure.
+/// Memory for the writer's page cache, in SQLite's unit of minus one KiB: SQLite's own figure.
 const WRITER_CACHE: i64 = -2000;
 
 /// How long the writer's page cache is ready for another large body.
@@ -77,7 +65,7 @@ pub struct Sqlite {
     path: PathBuf,
     // Before the writer, so that the writer's is the last connection to close: only a connection
     // that may write can leave the database without a WAL.
-    readers: RwLock<r2d2::Pool<SqliteConnectionManager>>,
+    readers: Readers,
     writer: Mutex<Option<Open>>,
     checkpoint_pages: i64,
 }
@@ -95,7 +83,7 @@ impl Sqlite {
     pub fn open(directory: &Path) -> Result<Sqlite> {
         let path = directory.join(FILE_NAME);
         let writer = open_writer(&path)?;
-        let readers = RwLock::new(open_readers(&path)?);
+        let readers = Readers::open(&path)?;
         let page_size: i64 = writer
             .connection
             .pragma_query_value(None, "page_size", |row| row.get(0))
@@ -113,31 +101,11 @@ impl Sqlite {
         }
         Ok(writer)
     }
-
-    /// After a failure that the file system or the file caused, open handles may point to what is
-    /// no longer there, so the next transaction opens its own.
-    fn reopen_readers(&self) {
-        if let Ok(readers) = open_readers(&self.path) {
-            *self.readers.write().unwrap_or_else(PoisonError::into_inner) = readers;
-        }
-    }
 }
 
 impl Sqlite {
     fn on_reader(&self, work: impl FnOnce(&mut txn::Txn) -> Result<()>) -> Result<()> {
-        self.with_reader(|connection| in_transaction(connection, "BEGIN", &self.path, work))
-    }
-
-    fn with_reader(&self, work: impl FnOnce(&Connection) -> Result<()>) -> Result<()> {
-        let pool = self.readers.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let result = match pool.get() {
-            Ok(connection) => work(&connection),
-            Err(error) => Err(fault::of_pool(&error, &self.path)),
-        };
-        if result.as_ref().is_err_and(needs_new_handles) {
-            self.reopen_readers();
-        }
-        result
+        self.readers.with(|connection| in_transaction(connection, "BEGIN", &self.path, work))
     }
 
     fn on_writer(&self, work: impl FnOnce(&mut txn::Txn) -> Result<()>) -> Result<()> {
@@ -179,7 +147,7 @@ impl Storage for Sqlite {
     /// Each fact is one statement, which is a transaction of its own: to begin and end one around it would
     /// be two more statements.
     fn glance(&self, work: &mut dyn FnMut(&mut dyn Reader) -> Result<()>) -> Result<()> {
-        self.with_reader(|connection| work(&mut txn::Txn::new(connection, &self.path)))
+        self.readers.with(|connection| work(&mut txn::Txn::new(connection, &self.path)))
     }
 
     fn transact(&self, work: &mut dyn FnMut(&mut dyn Writer) -> Result<()>) -> Result<()> {
@@ -335,31 +303,6 @@ fn wait_for_others(attempt: i32) -> bool {
     u32::try_from(attempt).is_ok_and(|attempt| BUSY_PAUSE * attempt < BUSY_TIMEOUT)
 }
 
-fn open_readers(path: &Path) -> Result<r2d2::Pool<SqliteConnectionManager>> {
-    let manager = SqliteConnectionManager::file(path)
-        .with_flags(OpenFlags::SQLITE_OPEN_READ_ONLY | common_flags())
-        .with_init(|connection| {
-            connection.busy_timeout(BUSY_TIMEOUT)?;
-            connection.pragma_update(None, "cache_size", READER_CACHE)
-        });
-    // The pool goes on trying for its whole timeout, and meanwhile every request would wait that is
-    // better answered at once.
-    manager.connect().context("opening the database for reading", path)?;
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    r2d2::Pool::builder()
-        .max_size(u32::try_from(processors + MORE_READERS).unwrap_or(u32::MAX))
-        .min_idle(Some(1))
-        .idle_timeout(None)
-        .max_lifetime(None)
-        // The manager's check costs a statement for every read and finds nothing in a file.
-        .test_on_check_out(false)
-        .connection_timeout(OPEN_TIMEOUT)
-        // Whoever waits is told the error, with what helps.
-        .error_handler(Box::new(r2d2::NopErrorHandler))
-        .build(manager)
-        .map_err(|error| fault::of_pool(&error, path))
-}
-
 fn common_flags() -> OpenFlags {
     OpenFlags::SQLITE_OPEN_NO_MUTEX
 }
@@ -406,14 +349,5 @@ mod tests {
                 Arc::new(Sqlite::open(place.path()).expect("the database opens"))
             },
         );
-    }
-
-    #[test]
-    fn readers_of_a_database_that_is_away_are_refused_without_waiting() {
-        let place = TempDir::new().expect("a directory");
-        let begun = std::time::Instant::now();
-        let error = open_readers(&place.path().join(FILE_NAME)).expect_err("there is no database");
-        assert_eq!(error.kind, Kind::Unavailable);
-        assert!(begun.elapsed() < BUSY_TIMEOUT, "it waited for {:?}", begun.elapsed());
     }
 }
