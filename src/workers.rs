@@ -158,25 +158,39 @@ impl Workers {
         request: Request,
         brought: Option<Credential>,
     ) -> std::result::Result<Outcome, Failure> {
-        self.asked.fetch_add(1, Relaxed);
         match request {
             Request::Read(read) if room(&read) >= LARGE => {
+                self.asked.fetch_add(1, Relaxed);
                 send(&self.large_reads, Some(read), brought, |job| (job, None)).await
             }
-            Request::Read(read) if self.here.manner.is_remote || self.here.is_slow() => {
-                self.read(read, brought).await
-            }
-            Request::Read(read) => {
-                match self.here.answer(&with_room(read.clone(), HERE), brought.as_ref()) {
-                    // The copying is better done beside the sending of others.
-                    Ok(Outcome::NeedsRoom { len, .. }) if len <= room(&read) => {
-                        self.read(read, brought).await
-                    }
-                    answer => answer.map_err(Failure::Storage),
+            Request::Read(read) => match self.call_here(&with_room(read.clone(), HERE), brought.as_ref()) {
+                None => self.read(read, brought).await,
+                // The copying is better done beside the sending of others.
+                Some(Ok(Outcome::NeedsRoom { len, .. })) if len <= room(&read) => {
+                    self.read(read, brought).await
                 }
+                Some(answer) => answer,
+            },
+            Request::Write(write) => {
+                self.asked.fetch_add(1, Relaxed);
+                send(&self.writes, Some(write), brought, |job| job).await
             }
-            Request::Write(write) => send(&self.writes, Some(write), brought, |job| job).await,
         }
+    }
+
+    /// Answers a read on this thread, which it holds up for no longer than it takes to wake another; `None`
+    /// where it could. [`Outcome::NeedsRoom`] says that the body is larger than it was given room, or is better
+    /// copied elsewhere.
+    pub fn call_here(
+        &self,
+        read: &Read,
+        brought: Option<&Credential>,
+    ) -> Option<std::result::Result<Outcome, Failure>> {
+        self.asked.fetch_add(1, Relaxed);
+        if self.here.manner.is_remote || self.here.is_slow() {
+            return None;
+        }
+        Some(self.here.answer(read, brought).map_err(Failure::Storage))
     }
 
     async fn read(&self, read: Read, brought: Option<Credential>) -> std::result::Result<Outcome, Failure> {

@@ -1,6 +1,6 @@
 //! One HTTP/1 connection from its first byte to its last.
 
-use super::body::Reply;
+use super::body::{Reply, Source};
 use super::memory::Memory;
 use super::progress::{Phase, Progress, Rank};
 use super::timed::{Stage, Timed, Watch};
@@ -86,8 +86,12 @@ impl App {
         let seat = Arc::new(Seat { app, peer, name, entrance, progress: progress.clone() });
         let service = service_fn(move |request: Request<Incoming>| {
             let seat = seat.clone();
+            let (head, incoming) = request.into_parts();
             // Boxed, for hyper keeps the room for it even while there is no request.
-            Box::pin(async move { Ok::<Response<Reply>, Infallible>(seat.answer(request).await) })
+            Box::pin(async move {
+                let response = seat.app.answer(&head, Source::new(incoming), &seat).await;
+                Ok::<Response<Reply>, Infallible>(response)
+            })
         });
         let mut builder = http1::Builder::new();
         // hyper's own deadline would also end connections that idle.

@@ -59,16 +59,24 @@ impl Memory {
         self.large.waiting.load(Relaxed) > 0
     }
 
+    /// Reserves memory for a body of at most [`SMALL`] bytes, if that takes no waiting.
+    pub fn reserve_now(&self, bytes: usize) -> Option<Reservation> {
+        if bytes > SMALL {
+            return None;
+        }
+        let permit = self.small.clone().try_acquire_many_owned(units(bytes)).ok()?;
+        Some(Reservation::Small(permit))
+    }
+
     /// Reserves memory for a body of this many bytes, waiting if need be.
     pub async fn reserve(&self, bytes: usize) -> Result<Reservation, Exhausted> {
         if bytes > SMALL {
             return self.enter(bytes, bytes).await;
         }
-        let units = u32::try_from(bytes.div_ceil(UNIT)).map_err(|_| Exhausted)?;
-        if let Ok(permit) = self.small.clone().try_acquire_many_owned(units) {
-            return Ok(Reservation::Small(permit));
+        if let Some(reservation) = self.reserve_now(bytes) {
+            return Ok(reservation);
         }
-        let permit = self.small.clone().acquire_many_owned(units);
+        let permit = self.small.clone().acquire_many_owned(units(bytes));
         match tokio::time::timeout(self.wait, permit).await {
             Ok(Ok(permit)) => Ok(Reservation::Small(permit)),
             _ => Err(Exhausted),
@@ -112,6 +120,11 @@ impl Memory {
             _ => Err(Exhausted),
         }
     }
+}
+
+/// In how many units of the small share so many bytes are.
+fn units(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
 }
 
 impl Reservation {

@@ -8,6 +8,7 @@ mod body;
 mod connection;
 mod crowd;
 mod decode;
+mod fetch;
 mod forwarding;
 mod line;
 mod memory;
@@ -23,6 +24,7 @@ mod unread;
 pub mod wire;
 
 use self::addresses::Addresses;
+use self::attempts::Turn;
 use self::body::{Reading, Reply, Source};
 use self::connection::Seat;
 pub use self::connection::{Visit, say, soon_after};
@@ -45,8 +47,7 @@ use crate::credential::Credential;
 use crate::metrics::{Metrics, Transaction};
 use crate::peer::{Peer, Trust};
 use crate::protocol::{ClientId, Dropped, Outcome, Refusal, Request, VersionId, Write};
-use crate::workers::{Failure, POURED, Pieces, Workers};
-use hyper::body::Incoming;
+use crate::workers::{Failure, Pieces, Workers};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Response};
@@ -54,12 +55,6 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// The room that every read brings along; most segments are smaller.
-const FIRST_ROOM: usize = 128 * 1024;
-
-/// How often a read may find that what it asked for has become larger than it was told.
-const ROOM_ATTEMPTS: usize = 4;
 
 /// A body of this many bytes keeps its reservation while the workers have it, even where its
 /// connection is lost meanwhile.
@@ -104,12 +99,6 @@ struct Answered {
 impl Answered {
     fn new(answer: Answer, client: Option<ClientId>) -> Answered {
         Answered { answer, client, received: 0, reservation: None, poured: None }
-    }
-}
-
-impl Seat {
-    async fn answer(&self, request: hyper::Request<Incoming>) -> Response<Reply> {
-        self.app.answer(request, self).await
     }
 }
 
@@ -174,12 +163,11 @@ impl App {
         self.waiting.end();
     }
 
-    async fn answer(&self, request: hyper::Request<Incoming>, seat: &Seat) -> Response<Reply> {
+    /// Answers one request. What waits is boxed: the room for it is taken for every request.
+    async fn answer(&self, head: &Parts, mut source: Source, seat: &Seat) -> Response<Reply> {
         let began = Instant::now();
         let Seat { entrance, ref progress, .. } = *seat;
         progress.serve();
-        let (head, incoming) = request.into_parts();
-        let mut source = Source::new(incoming);
         let path = head.uri.path();
         let peer = self.real(seat.peer, &head.headers);
         let ask = match entrance {
@@ -187,23 +175,26 @@ impl App {
             Entrance::Monitor => wire::ask_monitor(&head.method, &head.uri),
             Entrance::Main => wire::ask(&self.base_path, &head.method, path, &head.headers),
         };
-        let sender = Sender::new(path, &head.headers);
+        let mut sender = Sender::new(path, &head.headers);
         let brought = sender.credential.is_some();
         let is_probe = entrance == Entrance::Monitor || matches!(ask, Ok(Ask::Health | Ask::Ready));
         let transaction = ask.as_ref().map_or(Transaction::Other, Ask::transaction);
-        let ask = match self.take_turn(peer, progress).await {
-            Ok(()) => ask,
-            Err(problem) => Err(problem),
+        let ask = match self.turn(peer) {
+            Turn::Now => ask,
+            turn => Box::pin(self.take(turn, progress)).await.and(ask),
         };
         let answered = match ask {
             Ok(Ask::Banner) => Answered::new(wire::banner(), None),
             Ok(Ask::Health) => Answered::new(wire::health(true), None),
-            Ok(Ask::Ready) => Answered::new(wire::health(self.is_ready().await), None),
+            Ok(Ask::Ready) => Answered::new(wire::health(Box::pin(self.is_ready()).await), None),
             Ok(Ask::Metrics) => Answered::new(wire::metrics(self.metrics_text()), None),
-            Ok(Ask::Verbose) => Answered::new(self.report().await, None),
-            Ok(Ask::Aside(aside)) => Answered::new(self.answer_aside(&aside, &head, peer), None),
-            Ok(Ask::Fetch(fetch)) => self.fetch(fetch, sender).await,
-            Ok(Ask::Upload(upload)) => self.upload(upload, sender, &mut source, progress).await,
+            Ok(Ask::Verbose) => Answered::new(Box::pin(self.report()).await, None),
+            Ok(Ask::Aside(aside)) => Answered::new(self.answer_aside(&aside, head, peer), None),
+            Ok(Ask::Fetch(fetch)) => match self.fetch_here(fetch, &mut sender) {
+                Ok(answered) => answered,
+                Err(room) => Box::pin(self.fetch(fetch, room, sender)).await,
+            },
+            Ok(Ask::Upload(upload)) => Box::pin(self.upload(upload, sender, &mut source, progress)).await,
             Err(problem) => {
                 self.warn_of_prefix(&problem, path);
                 let preflight = self.cors.preflight(&problem, &head.headers);
@@ -213,7 +204,7 @@ impl App {
             }
         };
         let answered = match wire::wants_credential(&answered.answer) {
-            true => self.slow_down(answered, brought, peer, progress).await,
+            true => Box::pin(self.slow_down(answered, brought, peer, progress)).await,
             false => answered,
         };
         let mut response = answered.answer;
@@ -250,61 +241,6 @@ impl App {
         }
     }
 
-    async fn fetch(&self, fetch: Fetch, mut sender: Sender<'_>) -> Answered {
-        let client = fetch.client();
-        if let Err(problem) = self.admit(client, &mut sender) {
-            return Answered::new(wire::problem(&problem), Some(client));
-        }
-        let mut room = FIRST_ROOM;
-        for _ in 0..ROOM_ATTEMPTS {
-            let Ok(mut reservation) = self.memory.reserve(room).await else { break };
-            // Whoever finds out how large the body is gives back this much before asking for more:
-            // nobody waits for memory while holding some.
-            let (result, pieces) = self.ask(fetch, room, sender.credential.clone()).await;
-            match (result, pieces) {
-                (Ok(Outcome::NeedsRoom { version, len }), Some(pieces)) if len <= room => {
-                    let answer = wire::snapshot_head(version);
-                    reservation.shrink(len);
-                    self.note(client, &sender);
-                    return Answered {
-                        reservation: Some(reservation),
-                        poured: Some((len, pieces)),
-                        ..Answered::new(answer, Some(client))
-                    };
-                }
-                (Ok(Outcome::NeedsRoom { len, .. }), _) => room = len,
-                (result, _) => {
-                    let answer = self.conclude(client, sender, result);
-                    reservation.shrink(answer.body().len());
-                    return Answered {
-                        reservation: Some(reservation),
-                        ..Answered::new(answer, Some(client))
-                    };
-                }
-            }
-        }
-        warn_of_memory(client);
-        Answered::new(wire::problem(&Problem::NoMemory), Some(client))
-    }
-
-    /// Asks the workers; a large snapshot comes in pieces.
-    async fn ask(
-        &self,
-        fetch: Fetch,
-        room: usize,
-        brought: Option<Credential>,
-    ) -> (Result<Outcome, Failure>, Option<Pieces>) {
-        match fetch {
-            Fetch::Snapshot { client } if room >= POURED => {
-                match self.workers.pour_snapshot(client, room, brought).await {
-                    Ok((outcome, pieces)) => (Ok(outcome), Some(pieces)),
-                    Err(failure) => (Err(failure), None),
-                }
-            }
-            _ => (self.workers.call(fetch.request(room), brought).await, None),
-        }
-    }
-
     async fn upload(
         &self,
         upload: Upload,
@@ -330,7 +266,7 @@ impl App {
                 let received = body.len();
                 let brought = sender.credential.clone();
                 let result = self.store(upload.with_body(body), brought, reservation).await;
-                let answer = self.conclude(client, sender, result);
+                let answer = self.conclude(client, &sender, result);
                 Answered { received, ..Answered::new(answer, Some(client)) }
             }
             Err(problem) => {
@@ -383,7 +319,7 @@ impl App {
     /// every request needs a device. Whatever else is in the way, the transaction itself finds out.
     async fn admit_body(&self, client: ClientId, sender: &Sender<'_>) -> Result<(), Problem> {
         let look = Fetch::ChildVersion { client, parent: VersionId::NIL };
-        match self.workers.call(look.request(0), sender.credential.clone()).await {
+        match self.workers.call(Request::Read(look.read(0)), sender.credential.clone()).await {
             Ok(Outcome::Refused(refusal)) => {
                 refused::warn(client, refusal);
                 Err(Problem::Refused(refusal))
@@ -393,7 +329,7 @@ impl App {
     }
 
     /// Turns what the workers said into an answer, and tells the operator what a person must know.
-    fn conclude(&self, client: ClientId, sender: Sender, result: Result<Outcome, Failure>) -> Answer {
+    fn conclude(&self, client: ClientId, sender: &Sender, result: Result<Outcome, Failure>) -> Answer {
         let path = sender.path;
         match &result {
             Ok(Outcome::Refused(refusal)) => refused::warn(client, *refusal),
@@ -411,7 +347,7 @@ impl App {
             Ok(_) => {}
         }
         if !matches!(result, Err(_) | Ok(Outcome::Refused(_) | Outcome::NoSuchClient)) {
-            self.note(client, &sender);
+            self.note(client, sender);
         }
         match result {
             Ok(outcome) => wire::outcome(outcome),

@@ -60,9 +60,9 @@ impl App {
         }
     }
 
-    /// Lets a request of this peer have its turn, or says that it gets none.
-    pub(super) async fn take_turn(&self, peer: Peer, progress: &Progress) -> Result<(), Problem> {
-        let Some(source) = self.trust.source(peer) else { return Ok(()) };
+    /// When a request of this peer has its turn.
+    pub(super) fn turn(&self, peer: Peer) -> Turn {
+        let Some(source) = self.trust.source(peer) else { return Turn::Now };
         let (turn, is_news) = self.counts.lock().ask(source, Instant::now());
         if is_news {
             log::warn!(
@@ -72,6 +72,11 @@ impl App {
                 self.limits.address_requests
             );
         }
+        turn
+    }
+
+    /// Waits for the turn, or says that there is none.
+    pub(super) async fn take(&self, turn: Turn, progress: &Progress) -> Result<(), Problem> {
         match turn {
             Turn::Now => Ok(()),
             Turn::After(pause) if self.waiting.pause(pause, progress).await => Ok(()),

@@ -3,7 +3,7 @@
 use super::{Aside, SEGMENT, SNAPSHOT};
 use crate::credential::Credential;
 use crate::metrics::Transaction;
-use crate::protocol::{ClientId, Read, Refusal, Request, VersionId, Write};
+use crate::protocol::{ClientId, Read, Refusal, VersionId, Write};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Uri};
 use std::borrow::Cow;
@@ -131,11 +131,11 @@ impl Fetch {
     }
 
     /// The request for the workers, with memory for a body of `room` bytes.
-    pub fn request(self, room: usize) -> Request {
-        Request::Read(match self {
+    pub fn read(self, room: usize) -> Read {
+        match self {
             Fetch::ChildVersion { client, parent } => Read::GetChildVersion { client, parent, room },
             Fetch::Snapshot { client } => Read::GetSnapshot { client, room },
-        })
+        }
     }
 }
 
