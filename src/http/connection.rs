@@ -87,9 +87,10 @@ impl App {
         let service = service_fn(move |request: Request<Incoming>| {
             let seat = seat.clone();
             let (head, incoming) = request.into_parts();
+            let mut source = Source::new(incoming);
             // Boxed, for hyper keeps the room for it even while there is no request.
             Box::pin(async move {
-                let response = seat.app.answer(&head, Source::new(incoming), &seat).await;
+                let response = seat.app.answer(&head, &mut source, &seat).await;
                 Ok::<Response<Reply>, Infallible>(response)
             })
         });

@@ -164,7 +164,7 @@ impl App {
     }
 
     /// Answers one request. What waits is boxed: the room for it is taken for every request.
-    async fn answer(&self, head: &Parts, mut source: Source, seat: &Seat) -> Response<Reply> {
+    async fn answer(&self, head: &Parts, source: &mut Source, seat: &Seat) -> Response<Reply> {
         let began = Instant::now();
         let Seat { entrance, ref progress, .. } = *seat;
         progress.serve();
@@ -194,7 +194,7 @@ impl App {
                 Ok(answered) => answered,
                 Err(room) => Box::pin(self.fetch(fetch, room, sender)).await,
             },
-            Ok(Ask::Upload(upload)) => Box::pin(self.upload(upload, sender, &mut source, progress)).await,
+            Ok(Ask::Upload(upload)) => Box::pin(self.upload(upload, sender, source, progress)).await,
             Err(problem) => {
                 self.warn_of_prefix(&problem, path);
                 let preflight = self.cors.preflight(&problem, &head.headers);

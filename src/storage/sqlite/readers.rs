@@ -80,12 +80,14 @@ impl Readers {
             return work(&*self.lend()?);
         };
         let generation = self.generation.load(Relaxed);
-        let connection = match place.kept.take() {
-            Some((of, connection)) if of == generation => connection,
-            _ => self.lend()?,
-        };
-        let (_, connection) = place.kept.insert((generation, connection));
-        work(connection)
+        match &place.kept {
+            Some((of, connection)) if *of == generation => work(connection),
+            _ => {
+                place.kept = None;
+                let (_, connection) = place.kept.insert((generation, self.lend()?));
+                work(connection)
+            }
+        }
     }
 
     fn lend(&self) -> Result<PooledConnection<SqliteConnectionManager>> {
