@@ -163,7 +163,7 @@ impl App {
         self.waiting.end();
     }
 
-    /// Answers one request. What waits is boxed: the room for it is taken for every request.
+    /// Answers one request. What may wait is boxed, so that a request that does not takes no room for it.
     async fn answer(&self, head: &Parts, source: &mut Source, seat: &Seat) -> Response<Reply> {
         let began = Instant::now();
         let Seat { entrance, ref progress, .. } = *seat;

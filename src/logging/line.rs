@@ -111,8 +111,10 @@ impl Stamp {
         let now = SystemTime::now();
         let millis = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
         if self.text.is_empty() || millis != self.millis {
-            let text = humantime::format_rfc3339_millis(now).to_string();
-            *self = Stamp { millis, text };
+            self.millis = millis;
+            self.text.clear();
+            // The one possible error is a year of five digits.
+            let _ = write!(self.text, "{}", humantime::format_rfc3339_millis(now));
         }
         &self.text
     }

@@ -47,7 +47,7 @@ struct Place {
 }
 
 impl Readers {
-    /// Opens the first.
+    /// For the database at `path`, which must be there.
     pub(super) fn open(path: &Path) -> Result<Readers> {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let most_keepers = processors + MORE_KEEPERS;
