@@ -7,7 +7,7 @@ use hyper::{Method, Uri};
 use libfuzzer_sys::fuzz_target;
 use sync_server::credential;
 use sync_server::http::wire::{self, Ask, Problem};
-use sync_server::protocol::{Request, Write};
+use sync_server::protocol::Write;
 
 /// The first line is the base path, the second the method, the third the target; then the headers.
 fn head(input: &[u8]) -> Option<(String, Method, Uri, HeaderMap)> {
@@ -35,9 +35,7 @@ fuzz_target!(|input: &[u8]| {
         Ok(Ask::Banner | Ask::Health | Ask::Ready) => assert!(method != Method::POST),
         Ok(Ask::Fetch(fetch)) => {
             assert!(path.starts_with(&base) && headers.contains_key("x-client-id"));
-            let request = fetch.request(7);
-            assert!(matches!(request, Request::Read(_)));
-            assert_eq!(request.client(), fetch.client());
+            assert_eq!(fetch.read(7).client(), fetch.client());
         }
         Ok(Ask::Upload(upload)) => {
             assert!(path.starts_with(&base) && method == Method::POST);
