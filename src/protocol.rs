@@ -95,16 +95,6 @@ pub enum Request {
     Write(Write),
 }
 
-impl Request {
-    /// The client that asks.
-    pub fn client(&self) -> ClientId {
-        match self {
-            Request::Read(read) => read.client(),
-            Request::Write(write) => write.client(),
-        }
-    }
-}
-
 /// The transactions that change nothing.
 ///
 /// `room` is the largest body in bytes that the asker has memory for; for a larger one the answer
