@@ -158,12 +158,12 @@ impl Workers {
         request: Request,
         brought: Option<Credential>,
     ) -> std::result::Result<Outcome, Failure> {
+        self.asked.fetch_add(1, Relaxed);
         match request {
             Request::Read(read) if room(&read) >= LARGE => {
-                self.asked.fetch_add(1, Relaxed);
                 send(&self.large_reads, Some(read), brought, |job| (job, None)).await
             }
-            Request::Read(read) => match self.call_here(&with_room(read.clone(), HERE), brought.as_ref()) {
+            Request::Read(read) => match self.here.try_answer(&read, brought.as_ref()) {
                 None => self.read(read, brought).await,
                 // The copying is better done beside the sending of others.
                 Some(Ok(Outcome::NeedsRoom { len, .. })) if len <= room(&read) => {
@@ -171,10 +171,7 @@ impl Workers {
                 }
                 Some(answer) => answer,
             },
-            Request::Write(write) => {
-                self.asked.fetch_add(1, Relaxed);
-                send(&self.writes, Some(write), brought, |job| job).await
-            }
+            Request::Write(write) => send(&self.writes, Some(write), brought, |job| job).await,
         }
     }
 
@@ -187,10 +184,7 @@ impl Workers {
         brought: Option<&Credential>,
     ) -> Option<std::result::Result<Outcome, Failure>> {
         self.asked.fetch_add(1, Relaxed);
-        if self.here.manner.is_remote || self.here.is_slow() {
-            return None;
-        }
-        Some(self.here.answer(read, brought).map_err(Failure::Storage))
+        self.here.try_answer(read, brought)
     }
 
     async fn read(&self, read: Read, brought: Option<Credential>) -> std::result::Result<Outcome, Failure> {
@@ -259,6 +253,17 @@ impl Here {
         let until = self.slow_until.load(Relaxed);
         // Without a look at the clock where it never was.
         until > 0 && until > self.micros()
+    }
+
+    fn try_answer(
+        &self,
+        read: &Read,
+        brought: Option<&Credential>,
+    ) -> Option<std::result::Result<Outcome, Failure>> {
+        if self.manner.is_remote || self.is_slow() {
+            return None;
+        }
+        Some(self.answer(&with_room(read.clone(), HERE), brought).map_err(Failure::Storage))
     }
 
     fn answer(&self, read: &Read, brought: Option<&Credential>) -> Result<Outcome> {

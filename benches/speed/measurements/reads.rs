@@ -3,13 +3,13 @@
 use super::{Figure, KIB, figures, logged};
 use crate::Result;
 use crate::clients::{Grown, fresh, grown};
-use crate::load::{Window, join, milliseconds, repeat, repeat_owned, run, together};
+use crate::load::{Window, join, median, milliseconds, repeat, repeat_owned, run, together};
 use crate::options::Subject;
 use crate::prefill::Prefilled;
 use crate::replica::{Replica, body};
 use crate::stage::Stage;
 use crate::wire::{Connection, NIL, Place, Request};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub fn polls(stage: &Stage, subject: &Subject, connections: usize) -> Result<Vec<Figure>> {
     let server = stage.start(subject)?;
@@ -138,7 +138,7 @@ async fn first_syncs_on(place: &Place, database: &Prefilled) -> Result<(f64, f64
         let mut replica = Replica::of(place, known.client.clone(), known.latest, body(KIB)).await?;
         let begun = Instant::now();
         replica.read(&NIL, &known.first).await?;
-        reads.push(begun.elapsed());
+        reads.push(milliseconds(begun.elapsed()));
     }
     let mut syncs = Vec::new();
     for _ in 0..100 {
@@ -147,12 +147,8 @@ async fn first_syncs_on(place: &Place, database: &Prefilled) -> Result<(f64, f64
         replica.poll().await?;
         replica.add().await?;
         replica.poll().await?;
-        syncs.push(begun.elapsed());
+        syncs.push(milliseconds(begun.elapsed()));
     }
-    Ok((median(reads), median(syncs)))
-}
-
-fn median(mut times: Vec<Duration>) -> f64 {
-    times.sort_unstable();
-    milliseconds(times[times.len() / 2])
+    let middle = |times: &[f64]| median(times).ok_or("nothing was measured");
+    Ok((middle(&reads)?, middle(&syncs)?))
 }
