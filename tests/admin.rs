@@ -1,6 +1,6 @@
 //! The operator's verbs, with the server running and stopped, and what they do to real clients.
 
-use crate::util::{NIL, Replica, SEGMENT, SNAPSHOT, Server, program_on};
+use crate::util::{NIL, Replica, SEGMENT, SNAPSHOT, Server, program_on, say_skipped};
 use serde_json::Value;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -538,7 +538,7 @@ fn a_database_that_someone_else_serves_is_not_migrated() {
 pub fn is_root() -> bool {
     let root = std::fs::metadata("/proc/self").expect("it exists").uid() == 0;
     if !root {
-        eprintln!("skipped: only root can become another user");
+        say_skipped("only root can become another user");
     }
     root
 }

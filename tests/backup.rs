@@ -1,9 +1,9 @@
 //! Backups of the real program: nothing is lost, nothing is half done, and real clients go on.
 
 use crate::admin::{
-    DATABASE, Device, STRANGER, admin, command, done, golden, json, place, refused, stderr, stdout,
+    DATABASE, Device, STRANGER, admin, command, done, golden, is_root, json, place, refused, stderr, stdout,
 };
-use crate::faults::{is_root, with_mounts};
+use crate::faults::with_mounts;
 use crate::util::{NIL, PATIENCE, Random, Replica, Server, program, soak};
 use rusqlite::{Connection, params};
 use serde_json::Value;

@@ -1,7 +1,7 @@
 //! What goes wrong on real machines: full disks, lost permissions, damaged files. Each is told in a
 //! message that helps, costs nothing that was acknowledged, and is over when its cause is gone.
 
-use crate::util::{NIL, PATIENCE, Random, Replica, Server, program};
+use crate::util::{NIL, PATIENCE, Random, Replica, Server, program, skip_fault};
 use rusqlite::Connection;
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -446,14 +446,8 @@ pub fn with_mounts(mount: &str, dir: &Path) -> Option<Command> {
     if tried.as_ref().is_ok_and(|output| output.status.success()) {
         return Some(start(program().get_program()));
     }
-    cannot(&format!("nothing can be mounted here: {tried:?}"));
+    skip_fault(&format!("nothing can be mounted here: {tried:?}"));
     None
-}
-
-/// Says which fault cannot be made on this machine. `tests/run` finds out before whether any can.
-fn cannot(reason: &str) {
-    assert!(std::env::var_os("SYNC_SERVER_TEST_REQUIRE_FAULTS").is_none(), "{reason}");
-    eprintln!("skipped: {reason}");
 }
 
 pub fn is_root() -> bool {
@@ -469,7 +463,7 @@ impl Immutable {
         if immutable.change("+i") {
             return Some(immutable);
         }
-        cannot("no file can be made immutable here");
+        skip_fault("no file can be made immutable here");
         None
     }
 

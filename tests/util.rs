@@ -1,6 +1,7 @@
 //! Starts the real program on a free port in a directory of its own, and talks to it in raw bytes.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -517,5 +518,20 @@ pub fn tool(name: &str, path: &str) -> Option<PathBuf> {
 /// Says why a test cannot run here. Where everything must run, as under `tests/run`, that is a failure.
 pub fn skip(reason: &str) {
     assert!(std::env::var_os("SYNC_SERVER_TEST_REQUIRE_TOOLS").is_none(), "{reason}");
+    say_skipped(reason);
+}
+
+/// Says which fault cannot be made on this machine. `tests/run` finds out before whether any can.
+pub fn skip_fault(reason: &str) {
+    assert!(std::env::var_os("SYNC_SERVER_TEST_REQUIRE_FAULTS").is_none(), "{reason}");
+    say_skipped(reason);
+}
+
+/// Says why something is not tested. Runners keep what a test that passes has printed to themselves, so
+/// `tests/run` names a file for it too.
+pub fn say_skipped(reason: &str) {
     eprintln!("skipped: {reason}");
+    let Some(path) = std::env::var_os("SYNC_SERVER_TEST_SKIPPED") else { return };
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.and_then(|mut file| file.write_all(format!("{reason}\n").as_bytes())).expect("it can be written");
 }
